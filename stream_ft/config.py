@@ -1,0 +1,313 @@
+"""Settings: flags > ``STREAM_FT_*`` environment (``__`` nests) > TOML file > defaults.
+
+Only :mod:`stream_ft.wiring` and the command line read this module; everything else takes flat typed parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stream_ft.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are errors, so that a typo is not a silent default."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSettings(Section):
+    """Which base model, and how text becomes an embedding."""
+
+    name: str = "default"
+    """Name of the model in URLs and topics."""
+    base: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hugging Face name or local path of the encoder."""
+    task: Literal["classification", "causal-lm"] = "classification"
+    """What is learned; the causal language model is for tests of the task port."""
+    max_tokens: int = Field(default=128, ge=8, le=8192)
+    """Inputs are cut to this many tokens."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of a forward."""
+    device: str = "auto"
+    """``auto`` takes a GPU if there is one; or a torch device name."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_slug(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
+            raise ValueError("must be letters, digits, '-' or '_', at most 64")
+        return value
+
+
+class ServeSettings(Section):
+    """The HTTP process."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    """0 takes a free one and prints it."""
+    token: str = ""
+    """If set, everything but the probes needs ``Authorization: Bearer TOKEN``."""
+    max_batch: int = Field(default=32, ge=1, le=1024)
+    """Most requests in one forward."""
+    queue: int = Field(default=256, ge=1)
+    """Requests that may wait; beyond it the answer is 429."""
+    max_body_bytes: int = Field(default=1_000_000, ge=1_000)
+    """Largest request body."""
+    deadline_s: float = Field(default=10.0, gt=0)
+    """A request older than this is answered with 504."""
+    keep_versions: int = Field(default=4, ge=2, le=32)
+    """Sets of tensors kept in memory, for a fast rollback."""
+
+
+class ReplaySettings(Section):
+    """What is remembered, and what is only tested on."""
+
+    capacity: int = Field(default=10_000, ge=10)
+    """Most training examples retained."""
+    sampler: Literal["reservoir", "balanced", "recent"] = "balanced"
+    """How examples beyond the capacity are chosen."""
+    holdout_share: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of the examples that are tested on and never trained on."""
+    holdout_after: int = Field(default=20, ge=0)
+    """A class gives examples to the holdout only once it has this many training examples."""
+    holdout_capacity: int = Field(default=1_000, ge=50)
+    """Most holdout examples kept; the oldest leave."""
+    orphan_limit_s: float = Field(default=3600.0, gt=0)
+    """Feedback whose prediction has not come expires when the predictions' watermark has passed it by this."""
+    horizon_days: int = Field(default=30, ge=1)
+    """Identities are remembered this long; an older event is rejected."""
+    contradictions: int = Field(default=3, ge=1)
+    """Newer close neighbours that agree on another label before an example is evicted."""
+    similarity: float = Field(default=0.8, gt=0, le=1)
+    """Cosine of two embeddings from which they count as close."""
+
+
+class ScheduleSettings(Section):
+    """When a round starts."""
+
+    interval_s: float = Field(default=5.0, ge=0)
+    """Least time between the end of a round and the start of the next."""
+    min_new: int = Field(default=50, ge=1)
+    """New or revised examples needed for a head round."""
+    min_evaluation: int = Field(default=200, ge=1)
+    """Examples that neither version was trained on, needed to judge."""
+    adapt_every: int = Field(default=2_000, ge=0)
+    """New examples between two rounds that train the encoder; 0 never does so by count."""
+    adapt_first: int = Field(default=1_000, ge=0)
+    """Examples before the first round that trains the encoder."""
+    adapt_on_drift: bool = True
+    """A drift alarm brings the next encoder round forward."""
+    adapt_after_drift: int = Field(default=300, ge=0)
+    """New examples after an alarm before that round, so that it has something to learn."""
+    quiet_hours: str = ""
+    """``HH-HH`` in UTC: no round starts then, unless commanded."""
+    budget_cpu_s_per_hour: float = Field(default=3600.0, gt=0)
+    """CPU or GPU seconds of rounds per hour."""
+
+
+class RoundSettings(Section):
+    """One round that trains the encoder."""
+
+    method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
+    """What is trained; ``head`` only refits the head in closed form."""
+    steps: int = Field(default=48, ge=1)
+    batch: int = Field(default=32, ge=1)
+    fresh_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a batch drawn from examples since the last encoder round; the rest is replayed."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    rank: int = Field(default=8, ge=1)
+    """Rank of LoRA, on all linear layers."""
+    last_layers: int = Field(default=2, ge=1)
+    """Layers trained by ``partial``."""
+    seconds: float = Field(default=300.0, gt=0)
+    """A round is killed after this long."""
+    memory_mb: int = Field(default=4_000, ge=100)
+    """A round is killed beyond this."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of the training process, which runs at nice 10."""
+    projection: int = Field(default=2_000, ge=0)
+    """Random features of the closed-form head; 0 fits it on the embedding itself."""
+
+
+class GateSettings(Section):
+    """When a candidate is accepted."""
+
+    margin: float = Field(default=0.02, ge=0)
+    """Accepted if the lower bound of (candidate - champion) exceeds minus this."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """One-sided confidence of that bound."""
+    class_floor: float = Field(default=0.2, ge=0, le=1)
+    """Largest drop of one class's recall, where the class has enough examples to tell."""
+    class_support: int = Field(default=10, ge=1)
+    """Examples of a class needed for the floor."""
+
+
+class DriftSettings(Section):
+    """The alarm on the live version's error."""
+
+    detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """Confidence of ADWIN: smaller alarms less."""
+
+
+class LogSettings(Section):
+    """What the log lines look like."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json_lines: bool = False
+
+
+class Settings(BaseSettings):
+    """All settings of a process."""
+
+    model_config = SettingsConfigDict(env_prefix="STREAM_FT_", env_nested_delimiter="__", extra="ignore")
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
+    replay: ReplaySettings = Field(default_factory=ReplaySettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    round: RoundSettings = Field(default_factory=RoundSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    state_dir: str = ""
+    """Folder of everything this process writes; empty: ``$XDG_STATE_HOME/stream_ft/MODEL``."""
+    broker: str = "sqlite://"
+    """Where events flow: ``sqlite://`` keeps them in the state folder."""
+    operator: str = "operator"
+    """Name under which commands are issued."""
+    seed: int = 0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings, init_settings)
+
+    def state_path(self) -> Path:
+        """Folder of everything this process writes."""
+        if self.state_dir:
+            return Path(self.state_dir).expanduser()
+        root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(root) / "stream_ft" / self.model.name
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge of two nested settings; ``over`` wins. Neither is changed."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def nest(dotted: dict[str, Any]) -> dict[str, Any]:
+    """``{"serve.port": 1}`` to ``{"serve": {"port": 1}}``; values of ``None`` are left out."""
+    result: dict[str, Any] = {}
+    for path, value in dotted.items():
+        if value is None:
+            continue
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        result = merge(result, value)
+    return result
+
+
+def read_file(path: Path | None) -> dict[str, Any]:
+    """Settings of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML, or names a setting that does not exist.
+    """
+    if path is None:
+        return {}
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no settings file {path}.", "Check the path given with --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Check the path given with --config.") from error
+    unknown = sorted(set(data) - set(Settings.model_fields))
+    if unknown:
+        raise ConfigError(f"{path} names settings that do not exist: {', '.join(unknown)}.", "See stream-ft config show.")
+    return data
+
+
+def load(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Settings from all sources.
+
+    Args:
+        path: a TOML file.
+        flags: dotted names (``serve.port``) given on the command line; ``None`` values count as not given.
+
+    Raises:
+        ConfigError: with the name of the setting and what is wrong with it.
+    """
+    file = read_file(path)
+    try:
+        low = Settings(**file)
+        if not flags:
+            return low
+        return _with(low, flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"Setting {name}: {first['msg']}.", "See stream-ft config show.") from error
+
+
+def _with(low: Settings, flags: dict[str, Any]) -> Settings:
+    """``low`` with ``flags`` on top, validated. Environment is already in ``low``, so it is not read again."""
+    merged = merge(low.model_dump(), nest(flags))
+    values = {
+        name: field.annotation.model_validate(merged[name])
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else merged[name]
+        for name, field in Settings.model_fields.items()
+    }
+    return Settings.model_construct(**values)
+
+
+def sources(path: Path | None = None, flags: dict[str, Any] | None = None) -> list[tuple[str, Any, str]]:
+    """``(dotted name, value, where it came from)`` of every setting, in the order of definition."""
+    file = flatten(read_file(path))
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    environment = {name.lower() for name in os.environ}
+    rows = []
+    for name, value in flatten(load(path, flags).model_dump()).items():
+        variable = "STREAM_FT_" + name.replace(".", "__").upper()
+        if name in given:
+            origin = "flag"
+        elif variable.lower() in environment:
+            origin = f"environment {variable}"
+        elif name in file:
+            origin = f"file {path}"
+        else:
+            origin = "default"
+        rows.append((name, value, origin))
+    return rows
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            result |= flatten(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
