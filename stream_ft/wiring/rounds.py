@@ -1,0 +1,129 @@
+"""Starts a round as a subprocess, watches its time and memory, and brings its result home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from stream_ft.events import Example
+from stream_ft.learn.job import Job, Result
+
+GRACE_S = 20.0
+"""A round ends itself on its own budget; after this much more it is killed."""
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """A round that ended: its result, or why there is none."""
+
+    job: Job
+    folder: Path
+    result: Result | None
+    reason: str = ""
+    cpu_s: float = 0.0
+
+
+class RoundProcess:
+    """One round in a subprocess.
+
+    Args:
+        folder: the job's folder; what was there is removed.
+        job: what to do.
+        train, evaluate: examples, written to the folder.
+        memory_mb: the process is killed beyond this resident size.
+        seconds: wall-clock limit, or ``None`` where steps bound the round (simulation).
+    """
+
+    def __init__(
+        self, folder: Path, job: Job, train: list[Example], evaluate: list[Example], *, memory_mb: int, seconds: float | None
+    ) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, rows in (("train.jsonl", train), ("evaluate.jsonl", evaluate)):
+            (folder / name).write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        (folder / "job.json").write_bytes(msgspec.json.encode(job))
+        self.folder = folder
+        self.job = job
+        self._memory = memory_mb * 2**20
+        self._seconds = seconds
+        threads = str(job.threads)
+        environment = os.environ | dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
+        )
+        self._log = (folder / "log.txt").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C meant for the parent is the parent's to handle
+        )
+        self._started = time.monotonic()
+        self.pid = self._process.pid
+
+    def poll(self) -> Outcome | None:
+        """The outcome once the process has ended or was killed for its budget; ``None`` while it runs."""
+        if self._process.poll() is None:
+            why = self._over_budget()
+            if not why:
+                return None
+            self.kill()
+            return Outcome(job=self.job, folder=self.folder, result=None, reason=why)
+        return self._collect()
+
+    def wait(self) -> Outcome:
+        """Block until the outcome is there."""
+        while (outcome := self.poll()) is None:
+            try:
+                self._process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        return outcome
+
+    def kill(self) -> None:
+        """End the process now, with whatever it started."""
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._process.wait()
+        self._log.close()
+
+    def _over_budget(self) -> str:
+        elapsed = time.monotonic() - self._started
+        if self._seconds is not None and elapsed > self._seconds + GRACE_S:
+            return f"The round was killed after {elapsed:.0f} s; its limit is {self._seconds:.0f} s."
+        try:
+            resident = psutil.Process(self.pid).memory_info().rss
+        except psutil.Error:
+            return ""
+        if resident > self._memory:
+            return f"The round was killed at {resident >> 20} MB; its limit is {self._memory >> 20} MB."
+        return ""
+
+    def _collect(self) -> Outcome:
+        self._log.close()
+        code = self._process.returncode
+        path = self.folder / "result.json"
+        if not path.exists():
+            return Outcome(
+                job=self.job, folder=self.folder, result=None, reason=f"The round ended with code {code} and no result."
+            )
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+        return Outcome(
+            job=self.job,
+            folder=self.folder,
+            result=result if result.ok else None,
+            reason="" if result.ok else result.reason,
+            cpu_s=result.cpu_s,
+        )
