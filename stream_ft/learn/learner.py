@@ -1,0 +1,304 @@
+"""The learning core, without I/O: facts and a time go in, effects come out.
+
+``learn`` drives it with a real log, clock and subprocesses, ``simulate`` with a file and a simulated clock; both
+through :class:`stream_ft.wiring.core.Core`. Decisions are made by pure functions (:mod:`schedule`, :mod:`gate`,
+:mod:`drift`); this module remembers what they need to know.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Struct
+
+from stream_ft.learn import gate, schedule
+from stream_ft.learn.drift import Alarm, Detector
+from stream_ft.learn.job import Job, Result
+from stream_ft.release.fold import State
+
+# --- facts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A transaction of the store was committed."""
+
+    errors: Sequence[bool]
+    """In order, for every scored event whose label covers what it samples: was the live version wrong?"""
+    versions: Sequence[str]
+    """The version that made each of those predictions."""
+    max_seq: int
+    train: int
+    holdout: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """The control log was folded further."""
+
+    state: State
+    champion_upto: int
+    """``examples_upto`` of the active head's dossier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundEnded:
+    """A round is over. ``result`` is ``None`` when it failed, with the reason."""
+
+    job: Job
+    result: Result | None
+    reason: str
+    cpu_s: float
+
+
+Fact = Learned | Controlled | RoundEnded
+
+# --- effects ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """Say on the control log that this learner leads."""
+
+    expected_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRound:
+    """Start a round of this kind. The driver answers with ``not_started`` if there is too little to judge it by."""
+
+    kind: schedule.Kind
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """The gate let the candidate pass: write it and promote it."""
+
+    job: Job
+    result: Result
+    verdict: gate.Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refuse:
+    """The gate refused the candidate, or the round failed (then without a verdict)."""
+
+    job: Job
+    verdict: gate.Verdict | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftAlarm:
+    """The live version's error rose."""
+
+    alarm: Alarm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """Examples that must not train any more."""
+
+    source: str | None
+    since: float | None
+    until: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowLabel:
+    """A label that users may introduce from now on."""
+
+    label: str
+
+
+Effect = Lead | StartRound | Release | Refuse | DriftAlarm | Quarantine | AllowLabel
+
+
+class Memory(Struct, kw_only=True):
+    """What the learner must still know after a restart; saved by the driver."""
+
+    adapt_upto: int = 0
+    """Store sequence number up to which examples have been offered to an encoder round."""
+    tried_upto: int = 0
+    """Store sequence number at the start of the last round of any kind."""
+    quarantines: int = 0
+    """How many quarantines of the control log have been carried out."""
+    labels: int = 0
+    train_now: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """Flat copy of the gate's settings."""
+
+    margin: float
+    confidence: float
+    class_floor: float
+    class_support: int
+    min_examples: int
+
+
+class Learner:
+    """Remembers, and asks the pure functions.
+
+    Args:
+        name: who leads (``learner/NAME`` on the control log).
+        policy: of the schedule.
+        gate_policy: of the gate.
+        detector: of drift, on the live version's error.
+        scale: what the task's scores are: ``accuracy`` in [0, 1] or ``loss`` (minus a loss, in nats).
+    """
+
+    def __init__(
+        self, *, name: str, policy: schedule.Policy, gate_policy: GatePolicy, detector: Detector, scale: gate.Scale = "accuracy"
+    ) -> None:
+        self.name = name
+        self.memory = Memory()
+        self.decision = schedule.Decision(start=False, kind="", reason="Starting.", next_s=None)
+        self.verdict: gate.Verdict | None = None
+        self.alarms = 0
+        self._policy = policy
+        self._gate = gate_policy
+        self._detector = detector
+        self._scale: gate.Scale = scale
+        self._state: State | None = None
+        self._asked_to_lead = -1
+        self._champion_upto = 0
+        self._max_seq = 0
+        self._train = 0
+        self._holdout = 0
+        self._running = False
+        self._drift_at: int | None = None
+        self._ended: float | None = None
+        self._failures = 0
+        self._costs: deque[tuple[float, float]] = deque()
+
+    @property
+    def leading(self) -> bool:
+        """True while the folded log says that this learner leads."""
+        return self._state is not None and self._state.leader == f"learner/{self.name}"
+
+    def snapshot(self) -> bytes:
+        """What must survive a restart."""
+        return msgspec.json.encode(self.memory)
+
+    def restore(self, data: bytes | None) -> None:
+        """Undo of :meth:`snapshot`; ``None`` is a fresh start."""
+        self.memory = msgspec.json.decode(data, type=Memory) if data else Memory()
+
+    def step(self, facts: Sequence[Fact], now: float) -> list[Effect]:
+        """Take in what happened and say what to do. The same facts and times give the same effects."""
+        effects: list[Effect] = []
+        for fact in facts:
+            if isinstance(fact, Learned):
+                effects += self._learned(fact)
+            elif isinstance(fact, Controlled):
+                effects += self._controlled(fact)
+            else:
+                effects += self._round_ended(fact, now)
+        effects += self._schedule(now)
+        return effects
+
+    def not_started(self, reason: str, now: float) -> None:
+        """The driver could not start the round that :class:`StartRound` asked for."""
+        self._running = False
+        self._ended = now
+        self.decision = schedule.Decision(start=False, kind="", reason=reason, next_s=self._policy.interval_s)
+
+    def _learned(self, fact: Learned) -> list[Effect]:
+        self._max_seq, self._train, self._holdout = fact.max_seq, fact.train, fact.holdout
+        effects: list[Effect] = []
+        for wrong in fact.errors:
+            if (alarm := self._detector.update(float(wrong))) is not None:
+                self.alarms += 1
+                self._drift_at = self._max_seq
+                effects.append(DriftAlarm(alarm=alarm))
+        return effects
+
+    def _controlled(self, fact: Controlled) -> list[Effect]:
+        old, state = self._state, fact.state
+        self._state = state
+        self._champion_upto = fact.champion_upto
+        effects: list[Effect] = []
+        if old is not None and (old.base, old.start_head) != (state.base, state.start_head):
+            self._detector.reset()
+        for wanted in state.quarantines[self.memory.quarantines :]:
+            effects.append(Quarantine(source=wanted.source, since=wanted.since, until=wanted.until))
+            self._failures = 0
+        self.memory.quarantines = len(state.quarantines)
+        effects += [AllowLabel(label=label) for label in state.labels_added[self.memory.labels :]]
+        self.memory.labels = len(state.labels_added)
+        # Said once, at start. A `lead` that another message overtook was refused without anybody leading by it,
+        # so it is said again with the epoch of now; one that was accepted is never repeated.
+        if not self.leading and self._asked_to_lead != state.epoch and not self._has_led:
+            self._asked_to_lead = state.epoch
+            effects.append(Lead(expected_epoch=state.epoch))
+        self._has_led = self._has_led or self.leading
+        return effects
+
+    _has_led = False
+
+    def _round_ended(self, fact: RoundEnded, now: float) -> list[Effect]:
+        self._running = False
+        self._ended = now
+        self._costs.append((now, fact.cpu_s))
+        if fact.result is None:
+            self._failures += 1
+            return [Refuse(job=fact.job, verdict=None, reason=fact.reason)]
+        verdict = gate.judge(
+            fact.result.scores_champion,
+            fact.result.scores_candidate,
+            fact.result.classes,
+            margin=self._gate.margin,
+            confidence=self._gate.confidence,
+            class_floor=self._gate.class_floor,
+            class_support=self._gate.class_support,
+            min_examples=self._gate.min_examples,
+            scale=self._scale,
+        )
+        self.verdict = verdict
+        if not verdict.accepted:
+            self._failures += 1
+            return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason)]
+        self._failures = 0
+        return [Release(job=fact.job, result=fact.result, verdict=verdict)]
+
+    def _schedule(self, now: float) -> list[Effect]:
+        if self._state is None:
+            return []
+        while self._costs and self._costs[0][0] < now - 3600:
+            self._costs.popleft()
+        commanded = self._state.train_now > self.memory.train_now
+        self.decision = schedule.decide(
+            schedule.Facts(
+                now=now,
+                new_examples=self._max_seq - self.memory.tried_upto,
+                evaluable=self._holdout + max(0, self._max_seq - self._champion_upto),
+                since_last_round_s=None if self._ended is None else now - self._ended,
+                total_examples=self._train,
+                examples_since_adapt=self._max_seq - self.memory.adapt_upto,
+                drift_pending=self._drift_at is not None,
+                examples_since_drift=0 if self._drift_at is None else self._max_seq - self._drift_at,
+                train_now=commanded,
+                paused=self._state.paused,
+                pinned=self._state.pinned,
+                running=self._running,
+                leading=self.leading,
+                cpu_s_last_hour=sum(cost for _, cost in self._costs),
+                consecutive_refusals=self._failures,
+            ),
+            self._policy,
+        )
+        if not self.decision.start or self.decision.kind == "":
+            return []
+        self._running = True
+        self.memory.tried_upto = self._max_seq
+        self.memory.train_now = self._state.train_now
+        if self.decision.kind == "adapt":
+            self.memory.adapt_upto = self._max_seq
+            self._drift_at = None
+        return [StartRound(kind=self.decision.kind, reason=self.decision.reason)]
