@@ -67,6 +67,16 @@ class ServeSettings(Section):
     """Sets of tensors kept in memory, for a fast rollback."""
 
 
+class LearnSettings(Section):
+    """The learner process: its probes and metrics."""
+
+    name: str = "learner-1"
+    """Under which it leads on the control log."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8081, ge=0, le=65535)
+    """Port of ``/livez``, ``/readyz`` and ``/metrics``; 0 takes a free one."""
+
+
 class ReplaySettings(Section):
     """What is remembered, and what is only tested on."""
 
@@ -172,6 +182,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    learn: LearnSettings = Field(default_factory=LearnSettings)
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)

@@ -1,0 +1,40 @@
+"""The engine port: from texts to embeddings, under one of several immutable sets of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Engine(Protocol):
+    """Encodes texts. ``activate``, ``encode`` and ``drop`` are called on one thread only."""
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+        """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
+
+        Preparing a name twice is harmless.
+
+        Raises:
+            ArtifactError: with the check that failed.
+        """
+        ...
+
+    def activate(self, name: str) -> None:
+        """Make a prepared set the one that ``encode`` uses."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """Embeddings ``[B, dim]`` of ``texts`` under the active set; ``[0, dim]`` for none."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Forget a prepared set; unknown names are ignored."""
+        ...

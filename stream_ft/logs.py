@@ -1,0 +1,78 @@
+"""One line per log record, for a person or as JSON. Never the text of a user: callers log ids, counts and reasons."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def setup(level: str = "info", json_lines: bool = False, stream: TextIO | None = None) -> None:
+    """Send the log of this process to ``stream`` (stderr), one line each. Called again, it replaces the first set-up.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+        json_lines: one JSON object per line instead of text.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if json_lines else Plain())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if isinstance(old.formatter, (JsonLines, Plain)):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(LEVELS[level])
+    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # uvicorn would announce each start and stop, and print a traceback of what the process boundary already reports.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def fields(**values: object) -> dict[str, dict[str, object]]:
+    """``extra=fields(version=..., step=...)``: values that become fields of the line."""
+    return {"fields": values}
+
+
+class Plain(logging.Formatter):
+    """``12:34:56 info serve: message key=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        name = record.name.removeprefix("stream_ft.")
+        extra = "".join(f" {key}={value}" for key, value in getattr(record, "fields", {}).items())
+        return one_line(f"{clock} {record.levelname.lower()} {name}: {record.getMessage()}{extra}{_where(record)}")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object: ``time`` (seconds since the epoch), ``level``, ``logger``, ``message`` and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": one_line(record.getMessage() + _where(record)),
+        }
+        return json.dumps(line | getattr(record, "fields", {}), default=str)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks and control characters: nobody can forge a second line."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _where(record: logging.LogRecord) -> str:
+    """Type and innermost place of an exception. Not its message or a traceback: they may quote a user's text."""
+    if not record.exc_info or record.exc_info[0] is None:
+        return ""
+    trace = record.exc_info[2]
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return f" [{record.exc_info[0].__name__}{place}]"

@@ -1,0 +1,235 @@
+"""Dynamic batching: requests wait in a bounded queue, one thread runs the forwards.
+
+A batch is what waits when the thread becomes free, up to ``max_batch`` inputs; an idle thread never waits for company.
+A request is never split: all its inputs are answered by one version, the one that is active when its batch is formed.
+Jobs given to :meth:`Batcher.between` run on the same thread between two batches; that is where versions flip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from stream_ft.errors import StreamFTError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+log = logging.getLogger("stream_ft.serve.batcher")
+
+
+class QueueFullError(StreamFTError):
+    """Too many inputs wait already: the caller should come back later (429)."""
+
+
+class DeadlineError(StreamFTError):
+    """The request waited longer than its deadline (504)."""
+
+
+class ForwardError(StreamFTError):
+    """The forward failed for this request (500); the thread goes on."""
+
+
+class _Request(Generic[T]):
+    __slots__ = ("deadline", "future", "loop", "texts")
+
+    def __init__(
+        self, texts: Sequence[str], deadline: float, loop: asyncio.AbstractEventLoop, future: asyncio.Future[list[T]]
+    ) -> None:
+        self.texts = texts
+        self.deadline = deadline
+        self.loop = loop
+        self.future = future
+
+    def resolve(self, answers: list[T]) -> None:
+        self._call(lambda: self.future.done() or self.future.set_result(answers))
+
+    def fail(self, error: Exception) -> None:
+        self._call(lambda: self.future.done() or self.future.set_exception(error))
+
+    def _call(self, action: Callable[[], object]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(action)
+        except RuntimeError:  # the loop has been closed: nobody waits for this answer any more
+            log.debug("an answer came after its event loop had ended")
+
+
+class Batcher(Generic[T]):
+    """One forward thread behind a bounded queue.
+
+    Args:
+        forward: ``texts -> answers``, one each, in order; runs on the forward thread only.
+        max_batch: most inputs in one call of ``forward`` (a larger request is cut into several calls, which follow one
+            another without a flip between them).
+        queue: most inputs that wait; a request larger than this is admitted only when nothing waits.
+        deadline_s: seconds after which a request is given up.
+        on_batch: called with the inputs in each forward.
+        on_queue: called with the inputs that wait, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[list[str]], list[T]],
+        *,
+        max_batch: int = 32,
+        queue: int = 256,
+        deadline_s: float = 10.0,
+        on_batch: Callable[[int], None] = lambda size: None,
+        on_queue: Callable[[int], None] = lambda size: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._forward = forward
+        self._max_batch = max_batch
+        self._limit = queue
+        self._deadline_s = deadline_s
+        self._on_batch = on_batch
+        self._on_queue = on_queue
+        self._monotonic = monotonic
+        self._requests: deque[_Request[T]] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._waiting = 0
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
+
+    def start(self) -> None:
+        """Start the forward thread."""
+        self._thread.start()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Answer what waits, then end the thread. Requests that come later are refused. Idempotent."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that wait for a forward."""
+        return self._waiting
+
+    @property
+    def alive(self) -> bool:
+        """True while the forward thread runs."""
+        return self._thread.is_alive()
+
+    async def submit(self, texts: Sequence[str]) -> list[T]:
+        """Answers to ``texts``, in order, all of one version.
+
+        Raises:
+            QueueFullError: the queue has no room.
+            DeadlineError: no answer within the deadline.
+            StreamFTError: what ``forward`` raised.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[T]] = loop.create_future()
+        request = _Request(texts, self._monotonic() + self._deadline_s, loop, future)
+        with self._wake:
+            if self._closed:
+                raise QueueFullError("This server is shutting down.", "Send the request to another replica.")
+            if self._waiting and self._waiting + len(texts) > self._limit:
+                raise QueueFullError(
+                    f"{self._waiting} inputs wait already; at most {self._limit} may.", "Try again in a second."
+                )
+            self._requests.append(request)
+            self._waiting += len(texts)
+            self._on_queue(self._waiting)
+            self._wake.notify()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await future
+        except TimeoutError as error:
+            raise self._late() from error
+
+    def between(self, job: Callable[[], R]) -> Future[R]:
+        """Run ``job`` on the forward thread between two batches; before any request that waits."""
+        future: Future[R] = Future()
+        with self._wake:
+            if self._closed:
+                future.cancel()
+                return future
+            self._jobs.append((job, future))
+            self._wake.notify()
+        return future
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(f"No answer within {self._deadline_s:g} s.", "The server is overloaded; try again later.")
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._jobs or self._requests or self._closed):
+                    self._wake.wait()
+                if self._closed and not (self._jobs or self._requests):
+                    return
+                jobs = list(self._jobs)
+                self._jobs.clear()
+                batch = [] if jobs else self._take()
+            for job, future in jobs:
+                _execute(job, future)
+            if batch:
+                self._answer(batch)
+
+    def _take(self) -> list[_Request[T]]:
+        """The next batch; requests that nobody waits for any more are let go. Called with the lock held."""
+        batch: list[_Request[T]] = []
+        size = 0
+        now = self._monotonic()
+        while self._requests:
+            head = self._requests[0]
+            abandoned = head.future.cancelled() or head.deadline < now
+            if not abandoned and batch and size + len(head.texts) > self._max_batch:
+                break
+            self._requests.popleft()
+            self._waiting -= len(head.texts)
+            if abandoned:
+                head.fail(self._late())
+                continue
+            batch.append(head)
+            size += len(head.texts)
+        self._on_queue(self._waiting)
+        return batch
+
+    def _answer(self, batch: list[_Request[T]]) -> None:
+        texts = [text for request in batch for text in request.texts]
+        answers: list[T] = []
+        try:
+            for start in range(0, len(texts), self._max_batch):
+                chunk = texts[start : start + self._max_batch]
+                self._on_batch(len(chunk))
+                answers.extend(self._forward(chunk))
+        except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
+            self._fail(batch, error)
+            return
+        start = 0
+        for request in batch:
+            request.resolve(answers[start : start + len(request.texts)])
+            start += len(request.texts)
+
+    def _fail(self, batch: list[_Request[T]], error: Exception) -> None:
+        if len(batch) > 1:  # find the request that breaks the forward, so that the others are answered
+            for request in batch:
+                self._answer([request])
+            return
+        if not isinstance(error, StreamFTError):
+            log.error("a forward failed", exc_info=error)
+            error = ForwardError("The model could not answer this input.", "The server's log has the reason.")
+        batch[0].fail(error)
+
+
+def _execute(job: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job()
+    except Exception as error:  # handed to the caller through the future
+        future.set_exception(error)
+    else:
+        future.set_result(result)

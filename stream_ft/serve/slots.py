@@ -1,0 +1,198 @@
+"""Which version answers. Versions flip between two batches, on the thread that runs the forwards.
+
+Nothing is changed in place: a :class:`Version` is immutable, the engine holds one immutable set of tensors per base, and
+a flip replaces one reference. So a forward sees one version from beginning to end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ft.errors import ArtifactError, StreamFTError
+
+GOLDEN = (
+    "hello",
+    "Where is my order? It should have been here on Monday.",
+    "我想退货,请问怎么操作?",
+    "0 1 2 3 4 5 6 7 8 9 !?#",
+)
+"""Texts on which a version must give finite embeddings and labels of its own before it answers anybody."""
+
+
+class Engine(Protocol):
+    """What serving needs of an engine. ``activate`` and ``encode`` run on the forward thread only."""
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        ...
+
+    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+        """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
+
+        Raises:
+            ArtifactError: with the check that failed.
+        """
+        ...
+
+    def activate(self, name: str) -> None:
+        """Make a prepared set the one that ``encode`` uses."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        """Embeddings ``[B, dim]`` of ``texts`` under the active set."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Forget a prepared set; unknown names are ignored."""
+        ...
+
+
+class ServedHead(Protocol):
+    """What serving needs of a head."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels it can give."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings it reads."""
+        ...
+
+    def logits(self, embeddings: NDArray[Any]) -> NDArray[np.float32]:
+        """``[B, dim]`` to ``[B, C]``."""
+        ...
+
+    def predict(self, embeddings: NDArray[Any]) -> list[tuple[str, float]]:
+        """Label and its probability for each row; ``("", 0.0)``-like for a head without labels."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version that can answer: its tensors are prepared in the engine under the name ``base``."""
+
+    name: str
+    epoch: int
+    base: str
+    start_head: str
+    head: ServedHead
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One input's answer and what it was made from. ``embedding``: ``dim`` little-endian fp16 values."""
+
+    label: str
+    score: float
+    embedding: bytes
+    version: Version
+
+
+class NotReadyError(StreamFTError):
+    """No version serves yet (503)."""
+
+
+class Slots:
+    """The active version.
+
+    Args:
+        engine: its ``activate`` and ``encode`` are called only from :meth:`flip` and :meth:`forward`, which must run on
+            one and the same thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._current: Version | None = None
+        self._thread: int | None = None
+        self._golden: dict[str, NDArray[np.float16]] = {}
+
+    @property
+    def current(self) -> Version | None:
+        """The version that answers; ``None`` before the first flip. Readable from any thread."""
+        return self._current
+
+    def forward(self, texts: list[str]) -> list[Answer]:
+        """Answers of the active version, one per text.
+
+        Raises:
+            NotReadyError: no version serves yet.
+        """
+        self._assert_thread()
+        version = self._current
+        if version is None:
+            raise NotReadyError("No version of the model serves yet.", "Ask /readyz, and try again in a few seconds.")
+        embeddings = self._engine.encode(texts)
+        answers = version.head.predict(embeddings)
+        little = np.ascontiguousarray(embeddings, dtype="<f2")
+        return [
+            Answer(label=label, score=float(score), embedding=row.tobytes(), version=version)
+            for (label, score), row in zip(answers, little, strict=True)
+        ]
+
+    def flip(self, version: Version) -> None:
+        """Warm ``version``, check its golden answers, and make it the one that answers.
+
+        Raises:
+            ArtifactError: a check failed; the version from before goes on answering.
+        """
+        self._assert_thread()
+        before = self._current
+        try:
+            self._engine.activate(version.base)
+            if version.base not in self._golden:
+                self._golden[version.base] = self._engine.encode(list(GOLDEN))
+            check_golden(version.head, self._golden[version.base], self._engine.dim)
+        except BaseException:
+            self._golden.pop(version.base, None)
+            if before is not None:
+                self._engine.activate(before.base)
+            raise
+        self._current = version
+
+    def forget(self, base: str) -> None:
+        """Drop the tensors of a base that is not active."""
+        self._assert_thread()
+        if self._current is not None and self._current.base == base:
+            return
+        self._golden.pop(base, None)
+        self._engine.drop(base)
+
+    def _assert_thread(self) -> None:
+        me = threading.get_ident()
+        if self._thread is None:
+            self._thread = me
+        if self._thread != me:
+            raise RuntimeError("forwards and flips must run on one thread")
+
+
+def check_golden(head: ServedHead, embeddings: NDArray[np.float16], dim: int) -> None:
+    """Check what a version says of the golden texts.
+
+    Raises:
+        ArtifactError: step ``finite``, ``shapes`` or ``labels``.
+    """
+    if embeddings.shape != (len(GOLDEN), dim):
+        raise ArtifactError("golden", f"The encoder gives embeddings of shape {embeddings.shape}; {dim} wide are expected.")
+    if not np.isfinite(embeddings).all():
+        raise ArtifactError("finite", "The encoder gives embeddings that are not finite.")
+    if head.dim != dim:
+        raise ArtifactError("shapes", f"The head reads embeddings {head.dim} wide; the encoder gives {dim}.")
+    if len(set(head.labels)) != len(head.labels) or any(not label for label in head.labels):
+        raise ArtifactError("labels", "The head's labels are not distinct and non-empty.")
+    logits = head.logits(embeddings)
+    if logits.shape != (len(GOLDEN), len(head.labels)):
+        raise ArtifactError("shapes", f"The head gives logits of shape {logits.shape} for {len(head.labels)} labels.")
+    if not np.isfinite(logits).all():
+        raise ArtifactError("finite", "The head gives logits that are not finite.")
+    known = set(head.labels) or {""}
+    if any(label not in known for label, _ in head.predict(embeddings)):
+        raise ArtifactError("labels", "The head predicts a label that it does not list.")

@@ -1,0 +1,431 @@
+"""What `learn` and `simulate` share: everything between reading records and publishing.
+
+The order in one call of :meth:`Core.ingest` is the contract:
+
+1. bytes become events or rejects (pure);
+2. labelled events that bring their own input are embedded and answered by the active version: predicted before learned;
+3. the store commits events, offsets, joins, examples and outgoing messages in one transaction;
+4. the learner hears of it and says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_tensors
+
+from stream_ft import control, failpoints
+from stream_ft.config import Settings
+from stream_ft.errors import ArtifactError
+from stream_ft.events import Event, Example, LabelledEvent, Reject
+from stream_ft.ingest.validate import parse
+from stream_ft.learn import evaluate, gate, schedule
+from stream_ft.learn.drift import detector
+from stream_ft.learn.job import Job
+from stream_ft.learn.learner import (
+    AllowLabel,
+    Controlled,
+    DriftAlarm,
+    Effect,
+    Fact,
+    GatePolicy,
+    Lead,
+    Learned,
+    Learner,
+    Quarantine,
+    Refuse,
+    Release,
+    RoundEnded,
+    StartRound,
+)
+from stream_ft.model.base import BaseFolder
+from stream_ft.model.engines import Engine
+from stream_ft.model.heads import Head
+from stream_ft.ports import EventLog, Outgoing, Record
+from stream_ft.release import dossier
+from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
+from stream_ft.release.manifest import manifest_file
+from stream_ft.release.registry import Registry
+from stream_ft.replay.store import Applied, Item, Store
+from stream_ft.topics import topic
+from stream_ft.wiring.rounds import Outcome, RoundProcess
+
+log = logging.getLogger("stream_ft.learn")
+Embed = Callable[[Sequence[str]], npt.NDArray[np.float16]]
+KEEP_RELEASES = 50
+"""Releases whose files are kept: what a rollback can go back to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """One line of the story, for logs, status and reports."""
+
+    kind: str
+    """``promotion``, ``refusal``, ``rollback``, ``drift``, ``round``, ``failure`` or ``note``."""
+    text: str
+    time: float
+    version: str = ""
+    numbers: dict[str, object] = field(default_factory=dict)
+
+
+class Core:
+    """The learner with its store, engine, registry and log.
+
+    Args:
+        settings: of the process.
+        log: the event log; control messages are read from it and appended to it.
+        store, registry, engine, base: the parts.
+        name: the learner's name on the control log.
+        jobs: folder in which rounds work.
+        embed: embeddings of texts under the active base; the engine's own ``encode`` if not given.
+        deterministic: rounds are bounded by steps alone, never by seconds.
+        tell: called with every happening.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        log: EventLog,
+        store: Store,
+        registry: Registry,
+        engine: Engine,
+        base: BaseFolder,
+        name: str,
+        jobs: Path,
+        embed: Embed | None = None,
+        deterministic: bool = False,
+        tell: Callable[[Happening], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.registry = registry
+        self.engine = engine
+        self.state: State = INITIAL
+        self.head = Head.empty(engine.dim)
+        self.dossier = dossier.Dossier()
+        self.round: RoundProcess | None = None
+        self.learner = Learner(
+            name=name,
+            policy=schedule.Policy(**settings.schedule.model_dump()),
+            gate_policy=GatePolicy(**settings.gate.model_dump(), min_examples=settings.schedule.min_evaluation),
+            detector=detector(settings.drift.detector, delta=settings.drift.delta),
+        )
+        self.learner.restore(store.load("learner"))
+        self._log = log
+        self._base = base
+        self._jobs = jobs
+        self._embed = embed or engine.encode
+        self._deterministic = deterministic
+        self._tell = tell
+        self._control_topic = topic(settings.model.name, "control")
+        self._control_offset = 0
+        self._marks: deque[tuple[int, dict[str, int]]] = deque(maxlen=20_000)
+        self._max_seq = store.max_seq()
+        self._pending: tuple[str, Path] | None = None
+        self._covered: dict[int, dict[str, int]] = {}
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def ingest(self, records: Sequence[Record], now: float) -> Applied:
+        """Take in records of the predictions, feedback and labels topics, in the order of each partition."""
+        failpoints.hit("ingest.after_poll")
+        parsed: list[Event | Reject] = [parse(record, now=now) for record in records]
+        own = [i for i, event in enumerate(parsed) if isinstance(event, LabelledEvent)]
+        answers: dict[int, tuple[str, bytes]] = {}
+        if own:
+            texts = [event.input for event in parsed if isinstance(event, LabelledEvent)]
+            embeddings = self._embed(texts)
+            for i, (label, _), row in zip(own, self.head.predict(embeddings), embeddings, strict=True):
+                answers[i] = (label, row.tobytes())
+        items = []
+        for i, (record, event) in enumerate(zip(records, parsed, strict=True)):
+            output, embedding = answers.get(i, (None, None))
+            items.append(
+                Item(
+                    record=record,
+                    event=event,
+                    output=output,
+                    version=self.state.version if output is not None else "",
+                    embedding=embedding,
+                    embedding_base=self.state.base if output is not None else "",
+                )
+            )
+        applied = self.store.apply(items, now=now)
+        self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
+        self._marks.append((self._max_seq, {t: o for (t, _), o in self.store.offsets().items()}))
+        counts = self.store.count()
+        covering = [scored for scored in applied.scored if scored.covers]
+        self.perform(
+            [
+                Learned(
+                    errors=[not scored.correct for scored in covering],
+                    versions=[scored.version for scored in covering],
+                    max_seq=self._max_seq,
+                    train=counts.train,
+                    holdout=counts.holdout,
+                )
+            ],
+            now,
+        )
+        return applied
+
+    def embed_missing(self, limit: int) -> int:
+        """Embed up to ``limit`` retained examples that have no embedding of the active base; how many it did."""
+        rows = self.store.missing_embeddings(self.state.base, limit)
+        if rows:
+            embeddings = self._embed([row.input for row in rows])
+            self.store.set_embeddings(
+                self.state.base, [(row.id, e.tobytes()) for row, e in zip(rows, embeddings, strict=True)]
+            )
+        return len(rows)
+
+    # --- control -----------------------------------------------------------------------------------------------
+
+    def follow(self, now: float) -> list[tuple[Entry, Verdict]]:
+        """Fold what is new on the control log and put the wanted version into force."""
+        folded: list[tuple[Entry, Verdict]] = []
+        before = self.state
+        while records := self._log.read(self._control_topic, 0, self._control_offset, 500):
+            for record in records:
+                entry = Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
+                previous = self.state
+                self.state, verdict = fold(self.state, entry)
+                folded.append((entry, verdict))
+                self._narrate(previous, verdict, now)
+            self._control_offset = records[-1].offset + 1
+        if folded:
+            if (self.state.base, self.state.start_head) != (before.base, before.start_head):
+                self._put_into_force(now)
+            self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
+        return folded
+
+    def _narrate(self, previous: State, verdict: Verdict, now: float) -> None:
+        message = verdict.message
+        if message is None:
+            return
+        kind = type(message).__name__.lower()
+        if not verdict.accepted:
+            self._say("note", f"{kind} was refused: {verdict.reason}", now)
+        elif isinstance(message, control.Rollback | control.Deny):
+            self._say("rollback", f"{previous.version} -> {self.state.version}: {message.reason}", now)
+        elif isinstance(message, control.Promote):
+            self._say("promotion", f"{previous.version or 'nothing'} -> {self.state.version}", now)
+        elif not isinstance(message, control.Genesis | control.Lead):
+            self._say("note", f"{kind} by {message.issued_by}", now)
+
+    def _put_into_force(self, now: float) -> None:
+        try:
+            data = self.registry.get_head(self.state.start_head)
+            head = Head.from_bytes(data)
+            self.engine.prepare(self.state.base, self.registry.get(self.state.base))
+        except ArtifactError as error:
+            # The learner goes on with what it has: examples are still stored, and serving judges for itself.
+            self._say("failure", f"{self.state.version} cannot be loaded by the learner ({error.step}): {error}", now)
+            return
+        self.engine.activate(self.state.base)
+        self.head = head
+        self.dossier = dossier.read(data)
+        if self._pending is not None and self._pending[0] == self.state.base:
+            self._take_embeddings(self._pending[1])
+        self._pending = None
+
+    def _take_embeddings(self, path: Path) -> None:
+        tensors = load_tensors(path.read_bytes())
+        rows = zip(tensors["ids"].tolist(), tensors["embeddings"], strict=True)
+        self.store.set_embeddings(self.state.base, [(int(i), row.tobytes()) for i, row in rows])
+
+    # --- effects -----------------------------------------------------------------------------------------------
+
+    def perform(self, facts: Sequence[Fact], now: float) -> None:
+        """Tell the learner, and do what it says."""
+        for effect in self.learner.step(facts, now):
+            self._do(effect, now)
+
+    def _do(self, effect: Effect, now: float) -> None:
+        if isinstance(effect, Lead):
+            self._append(control.new(control.Lead, by=self._issuer, now=now, expected_epoch=effect.expected_epoch))
+        elif isinstance(effect, StartRound):
+            self._start(effect, now)
+        elif isinstance(effect, Release):
+            self._release(effect, now)
+        elif isinstance(effect, Refuse):
+            numbers = {} if effect.verdict is None else _numbers(effect.verdict)
+            kind = "failure" if effect.verdict is None else "refusal"
+            self._say(kind, f"{effect.job.kind}: {effect.reason}", now, numbers=numbers)
+        elif isinstance(effect, DriftAlarm):
+            alarm = effect.alarm
+            self._say(
+                "drift",
+                f"Errors rose from {alarm.before:.1%} to {alarm.after:.1%}.",
+                now,
+                numbers={"kind": alarm.kind, "direction": alarm.direction, "size": alarm.size},
+            )
+        elif isinstance(effect, Quarantine):
+            count = self.store.quarantine(effect.source, effect.since, effect.until)
+            self._say("note", f"{count} examples are quarantined and no longer train.", now)
+        elif isinstance(effect, AllowLabel):
+            self.store.allow_label(effect.label)
+        self.store.save("learner", self.learner.snapshot())
+
+    def _start(self, effect: StartRound, now: float) -> None:
+        split = evaluate.split(
+            self.store.training(),
+            self.store.holdout(),
+            minimum=self.settings.schedule.min_evaluation,
+            champion_upto=self.dossier.examples_upto,
+        )
+        if isinstance(split, evaluate.TooFew):
+            self.learner.not_started(split.reason, now)
+            return
+        settings = self.settings.round
+        adapting = effect.kind == "adapt" and settings.method != "head"
+        if not adapting:
+            while self.embed_missing(256):
+                pass
+            if self.round is None and any(e.embedding_base != self.state.base for e in (*split.train, *split.evaluate)):
+                split = evaluate.Split(
+                    train=[self._refreshed(e) for e in split.train],
+                    evaluate=[self._refreshed(e) for e in split.evaluate],
+                    examples_upto=split.examples_upto,
+                )
+        job = Job(
+            kind=settings.method if adapting else "head",
+            base_model=str(self._base.path),
+            champion_base=self.state.base,
+            champion_dir=str(self.registry.path(self.state.base)),
+            champion_head=str(self.registry.head_path(self.state.start_head)),
+            task=self.settings.model.task,
+            seed=self.settings.seed,
+            steps=settings.steps,
+            batch=settings.batch,
+            fresh_share=settings.fresh_share,
+            fresh_after_seq=self._last_adapt,
+            learning_rate=settings.learning_rate,
+            rank=settings.rank,
+            last_layers=settings.last_layers,
+            seconds=None if self._deterministic else settings.seconds,
+            threads=settings.threads,
+            projection=settings.projection,
+            max_tokens=self.settings.model.max_tokens,
+            device=self.settings.model.device,
+            examples_upto=split.examples_upto,
+            epoch=self.state.epoch,
+        )
+        if adapting:
+            self._last_adapt = split.examples_upto
+        self.round = RoundProcess(
+            self._jobs / "round",
+            job,
+            split.train,
+            split.evaluate,
+            memory_mb=settings.memory_mb,
+            seconds=None if self._deterministic else settings.seconds,
+        )
+        self._say("round", f"A {job.kind} round on {len(split.train)} examples began: {effect.reason}", now)
+
+    _last_adapt = 0
+
+    def _refreshed(self, example: Example) -> Example:
+        fresh = self.store.example(example.id)
+        return fresh if fresh is not None else example
+
+    def finish(self, outcome: Outcome, now: float) -> None:
+        """Tell the learner of a round that ended."""
+        self.round = None
+        self.perform(
+            [RoundEnded(job=outcome.job, result=outcome.result, reason=outcome.reason, cpu_s=outcome.cpu_s)], now
+        )
+
+    def _release(self, effect: Release, now: float) -> None:
+        folder = self._jobs / "round"
+        job, result = effect.job, effect.result
+        head = dossier.stamp(
+            (folder / "head.safetensors").read_bytes(),
+            dossier.Dossier(
+                kind=job.kind,
+                examples_upto=job.examples_upto,
+                offsets=self._offsets_at(job.examples_upto),
+                train_examples=result.train_examples,
+                verdict=_numbers(effect.verdict),
+                created=now,
+                seed=job.seed,
+            ),
+        )
+        head_sha = self.registry.put_head(head)
+        base = job.champion_base
+        if job.kind != "head":
+            files = {p.name: p.read_bytes() for p in sorted((folder / "candidate").iterdir())}
+            files["head.safetensors"] = head
+            files |= manifest_file(
+                files,
+                parent=job.champion_base,
+                base_model=self._base.name,
+                base_model_sha256=self._base.sha256,
+                method=job.kind,
+                examples_upto=job.examples_upto,
+                offsets=self._offsets_at(job.examples_upto),
+                verdict=_numbers(effect.verdict),
+                seed=job.seed,
+                created=now,
+            )
+            base = self.registry.put(files)
+            self._pending = (base, folder / "embeddings.safetensors")
+        failpoints.hit("release.before_promote")
+        self._append(
+            control.new(
+                control.Promote,
+                by=self._issuer,
+                now=now,
+                base=base,
+                start_head=head_sha,
+                parent=job.champion_base,
+                expected_epoch=job.epoch,
+            )
+        )
+        self.follow(now)
+        self._forget_old()
+
+    def _offsets_at(self, seq: int) -> dict[str, int]:
+        """Offsets before which every event is covered by examples up to ``seq``."""
+        covered: dict[str, int] = dict(self.dossier.offsets)
+        for upto, offsets in self._marks:
+            if upto > seq:
+                break
+            covered = offsets
+        return covered
+
+    def _forget_old(self) -> None:
+        kept = [release for _, release in self.state.history[-KEEP_RELEASES:]]
+        heads = {release.start_head for release in kept} | {self.state.start_head}
+        bases = {release.base for release in kept} | {self.state.base}
+        for sha in self.registry.list_heads():
+            if sha not in heads:
+                self.registry.delete_head(sha)
+        for sha in self.registry.list():
+            if sha not in bases:
+                self.registry.delete(sha)
+
+    @property
+    def _issuer(self) -> str:
+        return f"learner/{self.learner.name}"
+
+    def _append(self, message: control.Message) -> None:
+        self._log.append([Outgoing(topic=self._control_topic, value=msgspec.json.encode(message))])
+
+    def _say(self, kind: str, text: str, now: float, numbers: dict[str, object] | None = None) -> None:
+        log.info("%s: %s", kind, text)
+        self._tell(Happening(kind=kind, text=text, time=now, version=self.state.version, numbers=numbers or {}))
+
+
+def _numbers(verdict: gate.Verdict) -> dict[str, object]:
+    """The verdict as plain JSON values."""
+    plain: dict[str, object] = msgspec.to_builtins(verdict)
+    return plain
