@@ -1,0 +1,28 @@
+# `make` shows this list. Everything runs in .venv, which `make setup` makes.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+PY := .venv/bin/python
+
+help:  ## show what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup:  ## make .venv with everything pinned (again: under a second)
+	@bash deploy/setup.sh
+
+demo: setup  ## a model that learns from a shop's messages, before your eyes (under 4 minutes)
+	@$(PY) -m stream_ft demo
+
+test: setup  ## the tests (under 10 minutes on two cores)
+	@$(PY) -m pytest -rs
+
+test-slow: setup  ## the tests that take longer
+	@$(PY) -m pytest -rs -m "slow and not gpu"
+
+lint: setup  ## style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean:  ## remove what tests and the demo wrote; .venv stays
+	rm -rf build dist demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
