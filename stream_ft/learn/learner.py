@@ -90,6 +90,7 @@ class Refuse:
     job: Job
     verdict: gate.Verdict | None
     reason: str
+    result: Result | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ class Learner:
         self._scale: gate.Scale = scale
         self._state: State | None = None
         self._asked_to_lead = -1
+        self._has_led = False
         self._champion_upto = 0
         self._max_seq = 0
         self._train = 0
@@ -240,8 +242,6 @@ class Learner:
         self._has_led = self._has_led or self.leading
         return effects
 
-    _has_led = False
-
     def _round_ended(self, fact: RoundEnded, now: float) -> list[Effect]:
         self._running = False
         self._ended = now
@@ -263,7 +263,7 @@ class Learner:
         self.verdict = verdict
         if not verdict.accepted:
             self._failures += 1
-            return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason)]
+            return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]
         self._failures = 0
         return [Release(job=fact.job, result=fact.result, verdict=verdict)]
 

@@ -10,6 +10,7 @@ The order in one call of :meth:`Core.ingest` is the contract:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from stream_ft.events import Event, Example, LabelledEvent, Reject
 from stream_ft.ingest.validate import parse
 from stream_ft.learn import evaluate, gate, schedule
 from stream_ft.learn.drift import detector
-from stream_ft.learn.job import Job
+from stream_ft.learn.job import Job, Result
 from stream_ft.learn.learner import (
     AllowLabel,
     Controlled,
@@ -73,6 +74,16 @@ class Happening:
     time: float
     version: str = ""
     numbers: dict[str, object] = field(default_factory=dict)
+    round_kind: str = ""
+    """Of the round that brought it about; empty if none did."""
+    seconds: float = 0.0
+    """Wall time of that round."""
+    cpu_s: float = 0.0
+    """CPU time of that round."""
+    sha256: str = ""
+    """Of the head that was promoted, or of the candidate that was not."""
+    parent: str = ""
+    """Version that was active before."""
 
 
 class Core:
@@ -130,7 +141,12 @@ class Core:
         self._marks: deque[tuple[int, dict[str, int]]] = deque(maxlen=20_000)
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
-        self._covered: dict[int, dict[str, int]] = {}
+        self._releasing: Release | None = None
+        self._last_adapt = 0
+
+    def tell_to(self, tell: Callable[[Happening], None]) -> None:
+        """From now on ``tell`` hears of every happening."""
+        self._tell = tell
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -217,9 +233,25 @@ class Core:
         elif isinstance(message, control.Rollback | control.Deny):
             self._say("rollback", f"{previous.version} -> {self.state.version}: {message.reason}", now)
         elif isinstance(message, control.Promote):
-            self._say("promotion", f"{previous.version or 'nothing'} -> {self.state.version}", now)
+            self._promoted(previous, message, now)
         elif not isinstance(message, control.Genesis | control.Lead):
             self._say("note", f"{kind} by {message.issued_by}", now)
+
+    def _promoted(self, previous: State, message: control.Promote, now: float) -> None:
+        told = f"{previous.version} -> {self.state.version}"
+        mine = self._releasing
+        if mine is None or message.issued_by != self._issuer:
+            self._say("promotion", f"{told}, by {message.issued_by}", now, sha256=message.start_head)
+            return
+        self._say(
+            "promotion",
+            f"{told}, by a {mine.job.kind} round: {mine.verdict.reason}",
+            now,
+            numbers=_numbers(mine.verdict),
+            result=mine.result,
+            sha256=message.start_head,
+            parent=previous.version,
+        )
 
     def _put_into_force(self, now: float) -> None:
         try:
@@ -259,7 +291,16 @@ class Core:
         elif isinstance(effect, Refuse):
             numbers = {} if effect.verdict is None else _numbers(effect.verdict)
             kind = "failure" if effect.verdict is None else "refusal"
-            self._say(kind, f"{effect.job.kind}: {effect.reason}", now, numbers=numbers)
+            self._say(
+                kind,
+                f"A {effect.job.kind} round: {effect.reason}",
+                now,
+                numbers=numbers,
+                result=effect.result,
+                round_kind=effect.job.kind,
+                sha256=_sha256(self._jobs / "round" / "head.safetensors"),
+                parent=self.state.version,
+            )
         elif isinstance(effect, DriftAlarm):
             alarm = effect.alarm
             self._say(
@@ -331,8 +372,6 @@ class Core:
         )
         self._say("round", f"A {job.kind} round on {len(split.train)} examples began: {effect.reason}", now)
 
-    _last_adapt = 0
-
     def _refreshed(self, example: Example) -> Example:
         fresh = self.store.example(example.id)
         return fresh if fresh is not None else example
@@ -390,7 +429,9 @@ class Core:
                 expected_epoch=job.epoch,
             )
         )
+        self._releasing = effect
         self.follow(now)
+        self._releasing = None
         self._forget_old()
 
     def _offsets_at(self, seq: int) -> dict[str, int]:
@@ -420,9 +461,38 @@ class Core:
     def _append(self, message: control.Message) -> None:
         self._log.append([Outgoing(topic=self._control_topic, value=msgspec.json.encode(message))])
 
-    def _say(self, kind: str, text: str, now: float, numbers: dict[str, object] | None = None) -> None:
+    def _say(
+        self,
+        kind: str,
+        text: str,
+        now: float,
+        *,
+        numbers: dict[str, object] | None = None,
+        result: Result | None = None,
+        round_kind: str = "",
+        sha256: str = "",
+        parent: str = "",
+    ) -> None:
         log.info("%s: %s", kind, text)
-        self._tell(Happening(kind=kind, text=text, time=now, version=self.state.version, numbers=numbers or {}))
+        self._tell(
+            Happening(
+                kind=kind,
+                text=text,
+                time=now,
+                version=self.state.version,
+                numbers=numbers or {},
+                round_kind=round_kind or (result.kind if result is not None else ""),
+                seconds=result.seconds if result is not None else 0.0,
+                cpu_s=result.cpu_s if result is not None else 0.0,
+                sha256=sha256,
+                parent=parent,
+            )
+        )
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's bytes; empty if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def _numbers(verdict: gate.Verdict) -> dict[str, object]:

@@ -61,7 +61,7 @@ class RoundProcess:
         self._log = (folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the round that the learner is gone
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -97,7 +97,7 @@ class RoundProcess:
             except ProcessLookupError:
                 pass
         self._process.wait()
-        self._log.close()
+        self._close()
 
     def _over_budget(self) -> str:
         elapsed = time.monotonic() - self._started
@@ -111,8 +111,13 @@ class RoundProcess:
             return f"The round was killed at {resident >> 20} MB; its limit is {self._memory >> 20} MB."
         return ""
 
-    def _collect(self) -> Outcome:
+    def _close(self) -> None:
         self._log.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _collect(self) -> Outcome:
+        self._close()
         code = self._process.returncode
         path = self.folder / "result.json"
         if not path.exists():

@@ -1,0 +1,287 @@
+"""`stream-ft learn`: the learner with a real log and clock.
+
+One pass of the loop: read what is new, commit it, fold the control log, publish the outbox, look after the round. The
+loop never trains and never waits for a round.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from stream_ft import logs, metrics
+from stream_ft.clock import SystemClock
+from stream_ft.config import Settings
+from stream_ft.connectors.registry import open_log
+from stream_ft.errors import LogTruncatedError, StoreFullError
+from stream_ft.lock import FolderLock
+from stream_ft.model.base import resolve
+from stream_ft.model.engines.torch_engine import TorchEngine
+from stream_ft.ports import Clock, EventLog, Record
+from stream_ft.release import state_file
+from stream_ft.release.registry import Registry
+from stream_ft.replay.store import Applied, Store
+from stream_ft.topics import topic
+from stream_ft.wiring import genesis, storing
+from stream_ft.wiring.core import Core, Happening
+from stream_ft.wiring.outbox import Publisher
+from stream_ft.wiring.probes import ProbeServer
+from stream_ft.wiring.processes import StopSignal, follow_parent
+
+log = logging.getLogger("stream_ft.learn")
+
+TOPICS = ("predictions", "feedback", "labels")
+"""Read in this order, so that a prediction is usually there before what is said of it."""
+BATCH = 500
+POLL_S = 0.02
+TICK_S = 0.5
+STATUS_S = 1.0
+RETRY_S = 1.0
+OUTBOX_CAP = 10_000
+ACCURACY_WINDOW = 300
+
+
+class Loop:
+    """The learner's loop, one pass at a time.
+
+    Args:
+        settings: of the process.
+        core: the core.
+        log: the event log; dead letters are appended to it.
+        clock: time.
+        metrics: series to keep.
+        status: file to which the status is written.
+    """
+
+    def __init__(
+        self, *, settings: Settings, core: Core, log: EventLog, clock: Clock, series: metrics.LearnMetrics, status: Path
+    ) -> None:
+        self.core = core
+        self.halted = ""
+        self._settings = settings
+        self._log = log
+        self._clock = clock
+        self._series = series
+        self._status = status
+        self._publisher = Publisher(log, core.store, topic(settings.model.name, "dlq"))
+        self._topics = [topic(settings.model.name, kind) for kind in TOPICS]
+        self._happenings: deque[Happening] = deque(maxlen=300)
+        self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
+        self._lag = 0
+        self._full_until = 0.0
+        self._ticked = 0.0
+        self._written = 0.0
+        self._alarms = 0
+        self._progress = clock.monotonic()
+        self._offsets = core.store.offsets()
+        if (kept := core.store.load("happenings")) is not None:
+            self._happenings.extend(msgspec.json.decode(kept, type=list[Happening]))
+
+    def tell(self, happening: Happening) -> None:
+        """Remember a happening for the status, and count it."""
+        self._happenings.append(happening)
+        self.core.store.save("happenings", msgspec.json.encode(list(self._happenings)))
+        numbers = happening.numbers
+        if happening.kind == "drift":
+            self._series.drift_alarms.inc()
+        elif happening.kind in ("promotion", "refusal", "failure") and happening.round_kind:
+            verdict = {"promotion": "accepted", "refusal": "refused", "failure": "failed"}[happening.kind]
+            self._series.round(happening.round_kind, verdict, happening.seconds, happening.cpu_s)
+        bound = numbers.get("lower_bound")
+        if isinstance(bound, int | float):
+            self._series.gate_bound.set(bound)
+
+    def step(self) -> bool:
+        """One pass. True if there was something to do."""
+        now = self._clock.now()
+        if self._clock.monotonic() < self._full_until:
+            self._look_after_round(now)
+            self._write_status(now)
+            return False
+        try:
+            busy = self._consume(now)
+            self.core.follow(now)
+            self._look_after_round(now)
+            if now - self._ticked >= TICK_S:
+                self._ticked = now
+                self.core.perform([], now)
+                busy = self._publisher.publish() > 0 or busy
+            if not busy and self.core.round is None:
+                busy = self.core.embed_missing(8) > 0
+            self._full_until = 0.0
+            if self.halted.startswith("The store"):
+                self.halted = ""
+            self._progress = self._clock.monotonic()
+        except StoreFullError as error:
+            # Nothing was committed, so nothing is lost: consumption stands still until there is room.
+            if not self.halted:
+                log.error("%s %s Consumption pauses and goes on by itself.", error.message, error.remedy)
+            self.halted = f"The store cannot be written: {error.message}"
+            self._full_until = self._clock.monotonic() + RETRY_S
+            busy = False
+        except LogTruncatedError as error:
+            if not self.halted:
+                log.error("%s %s Consumption halts.", error.message, error.remedy)
+            self.halted = f"{error.message} {error.remedy}"
+            self._full_until = self._clock.monotonic() + RETRY_S
+            busy = False
+        self._write_status(now)
+        return busy
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether consumption progresses, and if not, why."""
+        if self.halted:
+            return False, self.halted
+        still = self._clock.monotonic() - self._progress
+        return (False, f"The loop has stood still for {still:.0f} s.") if still > 30 else (True, "")
+
+    def _consume(self, now: float) -> bool:
+        records: list[Record] = []
+        if self._publisher.waiting() >= OUTBOX_CAP:
+            self._publisher.publish()
+            return False
+        self._lag = 0
+        for name in self._topics:
+            for partition in self._log.partitions(name):
+                key = (name, partition)
+                offset = self._offsets.get(key, 0)
+                found = self._log.read(name, partition, offset, BATCH)
+                records += found
+                self._lag += max(0, self._log.bounds(name, partition)[1] - offset - len(found))
+        if not records:
+            return False
+        applied = self.core.ingest(records, now)
+        self._offsets = self.core.store.offsets()
+        self._count(records, applied)
+        if applied.rejects:
+            self._publisher.publish()
+        return True
+
+    def _count(self, records: list[Record], applied: Applied) -> None:
+        series = self._series
+        for kind, name in zip(("prediction", "feedback", "labelled"), self._topics, strict=True):
+            if count := sum(record.topic == name for record in records):
+                series.event(kind, count)
+        if applied.duplicates:
+            series.event("duplicate", applied.duplicates)
+        for reject in applied.rejects:
+            series.dead_letter(reject.reason)
+        self._recent.extend(scored.correct for scored in applied.scored if scored.covers)
+        if self._recent:
+            accuracy = sum(self._recent) / len(self._recent)
+            series.live_accuracy.set(accuracy)
+            series.drift_statistic.set(1 - accuracy)
+
+    def _look_after_round(self, now: float) -> None:
+        if self.core.round is not None and (outcome := self.core.round.poll()) is not None:
+            self.core.finish(outcome, now)
+
+    def _write_status(self, now: float) -> None:
+        if now - self._written < STATUS_S:
+            return
+        self._written = now
+        core, learner, series = self.core, self.core.learner, self._series
+        counts = core.store.count()
+        series.examples(counts.train, counts.holdout)
+        series.examples_upto.set(core.dossier.examples_upto)
+        series.classes.set(len(core.head.labels))
+        series.leading.set(learner.leading)
+        series.epoch.set(core.state.epoch)
+        series.lag.set(self._lag)
+        series.outbox.set(self._publisher.waiting())
+        ready, why = self.ready()
+        status: dict[str, Any] = {
+            "time": now,
+            "pid": os.getpid(),
+            "name": learner.name,
+            "ready": ready,
+            "why": why,
+            "leading": learner.leading,
+            "version": core.state.version,
+            "epoch": core.state.epoch,
+            "paused": core.state.paused,
+            "pinned": core.state.pinned,
+            "next_round": {"reason": learner.decision.reason, "in_s": learner.decision.next_s},
+            "round": None
+            if core.round is None
+            else {"kind": core.round.job.kind, "examples_upto": core.round.job.examples_upto},
+            "verdict": None if learner.verdict is None else msgspec.to_builtins(learner.verdict),
+            "examples_upto": core.dossier.examples_upto,
+            "counts": msgspec.to_builtins(counts),
+            "accuracy": sum(self._recent) / len(self._recent) if self._recent else None,
+            "accuracy_over": len(self._recent),
+            "drift_alarms": learner.alarms,
+            "lag": self._lag,
+            "happenings": msgspec.to_builtins(list(self._happenings)),
+        }
+        try:
+            self._status.parent.mkdir(parents=True, exist_ok=True)
+            state_file.write(self._status, msgspec.json.encode(status), durable=False)
+        except OSError as error:
+            log.warning("the status file cannot be written: %s", error.strerror)
+
+
+def run(settings: Settings) -> int:
+    """Learn until a signal comes. Returns the exit code.
+
+    Raises:
+        AlreadyRunningError: another learner works on this state folder.
+    """
+    logs.setup(settings.log.level, settings.log.json_lines)
+    state = settings.state_path()
+    state.mkdir(parents=True, exist_ok=True)
+    stop = StopSignal()
+    stop.install()
+    follow_parent()
+    clock = SystemClock()
+    with FolderLock(state / "learn.lock", "stream-ft learn"):
+        base = resolve(settings.model.base)
+        event_log = open_log(settings.broker, folder=state, writes=["learn"])
+        store = storing.open_store(settings, state / "store.db")
+        registry = Registry(state / "registry")
+        engine = TorchEngine(
+            base,
+            max_tokens=settings.model.max_tokens,
+            threads=settings.model.threads,
+            device=settings.model.device,
+        )
+        genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
+        early: list[Happening] = []
+        core = Core(
+            settings=settings,
+            log=event_log,
+            store=store,
+            registry=registry,
+            engine=engine,
+            base=base,
+            name=settings.learn.name,
+            jobs=state / "jobs",
+            tell=early.append,
+        )
+        series = metrics.LearnMetrics(CollectorRegistry())
+        loop = Loop(
+            settings=settings, core=core, log=event_log, clock=clock, series=series, status=state / "learn.status.json"
+        )
+        core.tell_to(loop.tell)
+        core.follow(clock.now())
+        probes = ProbeServer(settings.learn.host, settings.learn.port, series.registry, loop.ready)
+        probes.start()
+        log.info("learning; probes and metrics at http://%s:%s", settings.learn.host, probes.port)
+        try:
+            while not stop.event.is_set():
+                if not loop.step():
+                    stop.event.wait(POLL_S)
+        finally:
+            if core.round is not None:
+                core.round.kill()
+            probes.stop()
+            store.close()
+            event_log.close()
+    return stop.exit_code
+
