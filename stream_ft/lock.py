@@ -68,6 +68,7 @@ class FolderLock:
         fd, self._fd = self._fd, None
         try:
             os.ftruncate(fd, 0)  # a later holder that is asked for its pid must not show ours
+            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough while a child that was just forked has the file too
         finally:
             os.close(fd)
 
