@@ -55,7 +55,9 @@ class ServeMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._requests = Counter("stream_ft_http_requests", "Answers by route and status.", ["route", "code"], registry=registry)
+        self._requests = Counter(
+            "stream_ft_http_requests", "Answers by route and status.", ["route", "code"], registry=registry
+        )
         self.latency = Histogram(
             "stream_ft_predict_latency_seconds",
             "From the arrival of a prediction request to its answer.",
@@ -67,7 +69,10 @@ class ServeMetrics:
         )
         self.queue = Gauge("stream_ft_queue_inputs", "Inputs waiting for a forward.", registry=registry)
         self._swaps = Counter(
-            "stream_ft_swaps", "Swaps by result; of failed ones, the step that failed.", ["result", "step"], registry=registry
+            "stream_ft_swaps",
+            "Swaps by result; of failed ones, the step that failed.",
+            ["result", "step"],
+            registry=registry,
         )
         self.swap_seconds = Histogram(
             "stream_ft_swap_seconds",
@@ -85,13 +90,21 @@ class ServeMetrics:
             "stream_ft_active_version_info", "1 for the version that answers.", ["version", "base"], registry=registry
         )
         self.epoch = Gauge("stream_ft_active_epoch", "Epoch of the version that answers.", registry=registry)
-        self.wanted_epoch = Gauge("stream_ft_wanted_epoch", "Epoch of the version that should answer.", registry=registry)
+        self.wanted_epoch = Gauge(
+            "stream_ft_wanted_epoch", "Epoch of the version that should answer.", registry=registry
+        )
         self.ready = Gauge("stream_ft_ready", "1 if some version that is not denied answers.", registry=registry)
         self.control_halted = Gauge(
-            "stream_ft_control_halted", "1 if the control log was lost or replaced: no commands are taken.", registry=registry
+            "stream_ft_control_halted",
+            "1 if the control log was lost or replaced: no commands are taken.",
+            registry=registry,
         )
-        self.control_offset = Gauge("stream_ft_control_offset", "Next offset of the control log to fold.", registry=registry)
-        self.published = Counter("stream_ft_predictions_published", "Predictions written to the log.", registry=registry)
+        self.control_offset = Gauge(
+            "stream_ft_control_offset", "Next offset of the control log to fold.", registry=registry
+        )
+        self.published = Counter(
+            "stream_ft_predictions_published", "Predictions written to the log.", registry=registry
+        )
         self.dropped = Counter(
             "stream_ft_predictions_dropped", "Predictions not written: the queue was full.", registry=registry
         )
@@ -132,13 +145,17 @@ class LearnMetrics:
             "stream_ft_examples_upto", "Store sequence number that the active version covers.", registry=registry
         )
         self.classes = Gauge("stream_ft_classes", "Labels among the examples held.", registry=registry)
-        self._rounds = Counter("stream_ft_rounds", "Rounds by kind and verdict.", ["kind", "verdict"], registry=registry)
+        self._rounds = Counter(
+            "stream_ft_rounds", "Rounds by kind and verdict.", ["kind", "verdict"], registry=registry
+        )
         self._round_seconds = Histogram(
             "stream_ft_round_seconds", "Wall time of a round.", ["kind"], buckets=SECONDS_BUCKETS, registry=registry
         )
         self.round_cpu = Counter("stream_ft_round_cpu_seconds", "CPU time of rounds.", registry=registry)
         self.gate_bound = Gauge(
-            "stream_ft_gate_bound_ratio", "Lower bound of candidate minus champion at the last verdict.", registry=registry
+            "stream_ft_gate_bound_ratio",
+            "Lower bound of candidate minus champion at the last verdict.",
+            registry=registry,
         )
         self.drift_alarms = Counter("stream_ft_drift_alarms", "Alarms of the drift detector.", registry=registry)
         self.drift_statistic = Gauge(
@@ -150,7 +167,9 @@ class LearnMetrics:
         self.correction_rate = Gauge(
             "stream_ft_correction_ratio", "Rolling share of predictions that users corrected.", registry=registry
         )
-        self.lag = Gauge("stream_ft_lag_events", "Events in the log that the store does not have yet.", registry=registry)
+        self.lag = Gauge(
+            "stream_ft_lag_events", "Events in the log that the store does not have yet.", registry=registry
+        )
         self.outbox = Gauge("stream_ft_outbox_messages", "Messages waiting to be published.", registry=registry)
         self.leading = Gauge("stream_ft_leading", "1 while this learner leads.", registry=registry)
         self.epoch = Gauge("stream_ft_control_epoch", "Epoch of the control log.", registry=registry)

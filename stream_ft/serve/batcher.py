@@ -28,6 +28,10 @@ class QueueFullError(StreamFTError):
     """Too many inputs wait already: the caller should come back later (429)."""
 
 
+class ClosedError(StreamFTError):
+    """The process is ending (503)."""
+
+
 class DeadlineError(StreamFTError):
     """The request waited longer than its deadline (504)."""
 
@@ -125,6 +129,7 @@ class Batcher(Generic[T]):
 
         Raises:
             QueueFullError: the queue has no room.
+            ClosedError: the batcher is closed.
             DeadlineError: no answer within the deadline.
             StreamFTError: what ``forward`` raised.
         """
@@ -133,7 +138,7 @@ class Batcher(Generic[T]):
         request = _Request(texts, self._monotonic() + self._deadline_s, loop, future)
         with self._wake:
             if self._closed:
-                raise QueueFullError("This server is shutting down.", "Send the request to another replica.")
+                raise ClosedError("This server is shutting down.", "Send the request to another replica.")
             if self._waiting and self._waiting + len(texts) > self._limit:
                 raise QueueFullError(
                     f"{self._waiting} inputs wait already; at most {self._limit} may.", "Try again in a second."

@@ -7,7 +7,6 @@ a flip replaces one reference. So a forward sees one version from beginning to e
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ft.errors import ArtifactError, StreamFTError
+from stream_ft.model.engines import Engine
 
 GOLDEN = (
     "hello",
@@ -23,35 +23,6 @@ GOLDEN = (
     "0 1 2 3 4 5 6 7 8 9 !?#",
 )
 """Texts on which a version must give finite embeddings and labels of its own before it answers anybody."""
-
-
-class Engine(Protocol):
-    """What serving needs of an engine. ``activate`` and ``encode`` run on the forward thread only."""
-
-    @property
-    def dim(self) -> int:
-        """Width of an embedding."""
-        ...
-
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
-        """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
-
-        Raises:
-            ArtifactError: with the check that failed.
-        """
-        ...
-
-    def activate(self, name: str) -> None:
-        """Make a prepared set the one that ``encode`` uses."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """Embeddings ``[B, dim]`` of ``texts`` under the active set."""
-        ...
-
-    def drop(self, name: str) -> None:
-        """Forget a prepared set; unknown names are ignored."""
-        ...
 
 
 class ServedHead(Protocol):
@@ -181,7 +152,9 @@ def check_golden(head: ServedHead, embeddings: NDArray[np.float16], dim: int) ->
         ArtifactError: step ``finite``, ``shapes`` or ``labels``.
     """
     if embeddings.shape != (len(GOLDEN), dim):
-        raise ArtifactError("golden", f"The encoder gives embeddings of shape {embeddings.shape}; {dim} wide are expected.")
+        raise ArtifactError(
+            "golden", f"The encoder gives embeddings of shape {embeddings.shape}; {dim} wide are expected."
+        )
     if not np.isfinite(embeddings).all():
         raise ArtifactError("finite", "The encoder gives embeddings that are not finite.")
     if head.dim != dim:

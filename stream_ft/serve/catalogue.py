@@ -1,0 +1,153 @@
+"""What there is: ``GET /versions``, one of them, and ``GET /status``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from stream_ft.errors import ArtifactError
+from stream_ft.release import dossier
+from stream_ft.release.fold import State
+from stream_ft.serve.body import RefusedError
+
+DEFAULT_LIMIT = 100
+"""Versions listed unless the request says ``?limit=``."""
+MOST_CACHED = 2_000
+
+
+class Heads(Protocol):
+    """Where heads are read from."""
+
+    def get_head(self, sha256: str) -> bytes:
+        """The bytes of a head.
+
+        Raises:
+            ArtifactError: missing, or not the bytes of that name.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One release in the history, with the name that it served under."""
+
+    name: str
+    epoch: int
+    base: str
+    start_head: str
+
+
+def releases(state: State) -> list[Listed]:
+    """The history with names, oldest first: ``v{epoch in which the base was first released}.{epoch}.0``."""
+    number: dict[str, int] = {}
+    return [
+        Listed(
+            name=f"v{number.setdefault(release.base, epoch)}.{epoch}.0",
+            epoch=epoch,
+            base=release.base,
+            start_head=release.start_head,
+        )
+        for epoch, release in state.history
+    ]
+
+
+class Catalogue:
+    """The routes that tell of versions and state.
+
+    Args:
+        model: name of the model.
+        heads: where the dossiers are.
+        state: the control log as this replica has folded it.
+        active: name of the version that answers; ``""`` for none.
+        status: this process' own words for ``/status``.
+        learner_status: file that the learner keeps up to date; it may be missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        heads: Heads,
+        state: Callable[[], State],
+        active: Callable[[], str],
+        status: Callable[[], dict[str, Any]],
+        learner_status: Path,
+    ) -> None:
+        self._model = model
+        self._heads = heads
+        self._state = state
+        self._active = active
+        self._status = status
+        self._learner_status = learner_status
+        self._dossiers: dict[str, dict[str, Any]] = {}
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [
+            Route("/versions", self.versions, methods=["GET"]),
+            Route("/versions/{name}", self.version, methods=["GET"]),
+            Route("/status", self.status, methods=["GET"]),
+        ]
+
+    async def versions(self, request: Request) -> Response:
+        """The newest releases, oldest first, each with its dossier."""
+        text = request.query_params.get("limit", str(DEFAULT_LIMIT))
+        if not (text.isascii() and text.isdigit()) or len(text) > 6 or int(text) < 1:
+            raise RefusedError(400, "limit must be a number from 1 on.")
+        state = self._state()
+        rows = releases(state)[-int(text) :]
+        described = await asyncio.to_thread(lambda: [self._describe(row, state) for row in rows])
+        return JSONResponse(
+            {"model": self._model, "active": self._active(), "wanted": state.version, "versions": described}
+        )
+
+    async def version(self, request: Request) -> Response:
+        """One release by its name."""
+        state = self._state()
+        for row in reversed(releases(state)):
+            if row.name == request.path_params["name"]:
+                return JSONResponse(await asyncio.to_thread(self._describe, row, state))
+        raise RefusedError(404, "There is no version of this name.", "GET /versions lists those that there are.")
+
+    async def status(self, request: Request) -> Response:
+        """This process' state, and what the learner last wrote of its own."""
+        learner = await asyncio.to_thread(self._read_learner)
+        return JSONResponse({"model": self._model, "serve": self._status(), "learn": learner})
+
+    def _describe(self, row: Listed, state: State) -> dict[str, Any]:
+        return {
+            "version": row.name,
+            "epoch": row.epoch,
+            "base": row.base,
+            "start_head": row.start_head,
+            "active": row.name == self._active(),
+            "denied": row.base in state.denied,
+            **self._dossier(row.start_head),
+        }
+
+    def _dossier(self, sha256: str) -> dict[str, Any]:
+        """A head never changes, so its dossier is read once; one that has been deleted may not come back."""
+        if sha256 not in self._dossiers:
+            try:
+                told = dossier.read(self._heads.get_head(sha256))
+            except ArtifactError as error:
+                return {"kept": False, "missing": error.message}
+            if len(self._dossiers) >= MOST_CACHED:
+                self._dossiers.clear()
+            self._dossiers[sha256] = {"kept": True, **msgspec.to_builtins(told)}
+        return self._dossiers[sha256]
+
+    def _read_learner(self) -> Any:
+        try:
+            return json.loads(self._learner_status.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
