@@ -1,0 +1,174 @@
+"""The engine on torch: a base is a set of tensors that the live module's parameters point at."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stream_ft.errors import ConfigError
+from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
+from stream_ft.model.engines.pooling import mean_pool, pad
+from stream_ft.model.tensors import effective
+
+BATCH_TOKENS = 4_096
+"""Most tokens, padding included, in one forward: bounds memory, and lengths in a batch stay alike."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"There is no device {name} here.", "Set model.device to auto or cpu.") from error
+    return device
+
+
+class TorchEngine:
+    """Mean-pooled embeddings of a Hugging Face model, under one of several prepared sets of tensors.
+
+    Nothing is ever written into a tensor that is served: ``activate`` points ``.data`` of the live parameters at the
+    set, and back at the pretrained tensors for what the set does not change.
+
+    Args:
+        base: the pretrained model.
+        max_tokens: inputs are cut to this many tokens.
+        threads: of a forward, in the whole process (torch has one pool).
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        architecture: ``encoder``, or ``causal-lm`` whose decoder states are pooled.
+    """
+
+    def __init__(
+        self,
+        base: BaseFolder,
+        *,
+        max_tokens: int = 128,
+        threads: int = 1,
+        device: str = "auto",
+        architecture: Architecture = "encoder",
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.device = pick_device(device)
+        self.tokenizer = Tokenizer(base.path, max_tokens)
+        self._base = base
+        self._module = load_model(base.path, architecture).to(self.device)
+        for parameter in self._module.parameters():
+            parameter.requires_grad_(False)
+        decoder: Any = getattr(self._module, "base_model", None)
+        self._decoder = decoder if architecture == "causal-lm" else self._module
+        self._dim = int(self._module.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self._live = live_tensors(self._module)
+        self._tied = tied_names(self._module)
+        self._pretrained = {name: tensor.data for name, tensor in self._live.items()}
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in self._live.items()}
+        self._sets: dict[str, dict[str, torch.Tensor]] = {}
+        self._active: dict[str, torch.Tensor] = {}
+        self._busy = threading.Lock()
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self._dim
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The live module under the active set, in ``eval``: for a task's scores. Not to be trained or changed."""
+        return self._module
+
+    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+        """Build and check the set of base ``name``; on any thread, the active set is not touched.
+
+        Raises:
+            ArtifactError: with the check that failed.
+        """
+        if name in self._sets:
+            return
+        arrays = effective(
+            files,
+            shapes=self._shapes,
+            tied=self._tied,
+            pretrained=lambda key: self._pretrained[key].cpu().numpy(),
+            base_sha256=self._base.sha256,
+        )
+        self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
+
+    def activate(self, name: str) -> None:
+        """Point the live tensors at a prepared set.
+
+        Raises:
+            KeyError: the set was not prepared, or was dropped.
+        """
+        wanted = self._sets[name]
+        with self._alone():
+            for key in self._active.keys() - wanted.keys():
+                self._live[key].data = self._pretrained[key]
+            for key, value in wanted.items():
+                self._live[key].data = value
+            self._active = wanted
+
+    def drop(self, name: str) -> None:
+        """Forget a prepared set; the active one stays in force until another is activated."""
+        self._sets.pop(name, None)
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """Embeddings ``[B, dim]`` under the active set, fp16: as the served head reads them."""
+        result = np.zeros((len(texts), self._dim), np.float16)
+        if not texts:
+            return result
+        with self._alone(), torch.inference_mode():
+            ids = self.tokenizer(list(texts))
+            for rows in batches([len(row) for row in ids]):
+                tokens, mask = pad([ids[row] for row in rows], self.tokenizer.pad_id, self.device)
+                states = self._decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+                pooled = mean_pool(states, mask).clamp(-65_504, 65_504)
+                result[rows] = pooled.to(torch.float16).cpu().numpy()
+        return result
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Forwards and flips belong to one thread at a time: a second one is a fault, not something to wait for."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("activate and encode were called on two threads at once")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def live_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by their name in the state dict, the objects themselves."""
+    named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    return {name: named[name] for name in module.state_dict()}
+
+
+def tied_names(module: torch.nn.Module) -> frozenset[str]:
+    """Names that share memory with another name."""
+    places = {name: tensor.data_ptr() for name, tensor in live_tensors(module).items() if tensor.numel()}
+    count = Counter(places.values())
+    return frozenset(name for name, place in places.items() if count[place] > 1)
+
+
+def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Row numbers by length, in groups of at most ``tokens`` tokens after padding (or one longer row alone)."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    group: list[int] = []
+    for row in order:
+        if group and (len(group) + 1) * max(1, lengths[row]) > tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,166 @@
+"""A version's set: the effective tensors for what a base changes of the pretrained model, checked one by one.
+
+An adapter is merged here, off the hot path, so that serving never runs one: for LoRA (Hu et al. 2021,
+arXiv:2106.09685) ``W + scaling * B @ A`` with ``scaling = alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA
+(Kalajdzievski 2023, arXiv:2312.03732). peft's own loading is not used: it drops and mixes tensors without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from stream_ft.errors import ArtifactError
+
+Array = npt.NDArray[Any]
+CONFIG, ADAPTER, TENSORS = "adapter_config.json", "adapter_model.safetensors", "tensors.safetensors"
+MARKERS = ("base.json", "stream_ft.json")
+"""Files that name the pretrained model by ``base_model_sha256``."""
+
+_PREFIX = "base_model.model."
+_MOST = 3.0e38
+
+
+def effective(
+    files: Mapping[str, bytes],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    tied: Collection[str],
+    pretrained: Callable[[str], Array],
+    base_sha256: str,
+) -> dict[str, Array]:
+    """The tensors that a base changes, by their name in the module's state dict, float32 and contiguous.
+
+    Args:
+        files: of the base's folder: an adapter, or ``tensors.safetensors``, or neither (then nothing is changed).
+        shapes: of every tensor of the module.
+        tied: names that share memory with another name: they may not be changed one by one.
+        pretrained: the pretrained tensor of a name.
+        base_sha256: of the pretrained model's weights.
+
+    Raises:
+        ArtifactError: step ``base`` (made for another model), ``manifest`` (a file that cannot be read), ``missing``,
+            ``keys``, ``shapes``, ``dtypes`` or ``finite``.
+    """
+    _check_base(files, base_sha256)
+    if ADAPTER in files and TENSORS in files:
+        raise ArtifactError("keys", f"A base has {ADAPTER} or {TENSORS}, not both.")
+    if ADAPTER in files:
+        result = _merged(files, shapes, pretrained)
+    elif CONFIG in files:
+        raise ArtifactError("missing", f"The base has {CONFIG} but no {ADAPTER}.")
+    elif TENSORS in files:
+        result = _full(files[TENSORS], shapes)
+    else:
+        return {}
+    if shared := sorted(set(result) & set(tied)):
+        raise ArtifactError("keys", f"The base changes {shared[0]}, which shares its memory with another tensor.")
+    for name, value in result.items():
+        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > _MOST:
+            raise ArtifactError("finite", f"The tensor {name} holds values that are not finite.")
+    return result
+
+
+def _check_base(files: Mapping[str, bytes], base_sha256: str) -> None:
+    for name in MARKERS:
+        if name in files and _object(name, files[name]).get("base_model_sha256") != base_sha256:
+            raise ArtifactError(
+                "base",
+                f"{name} says that the base was made for another pretrained model.",
+                "Check the setting model.base, or start with another state folder.",
+            )
+
+
+def _object(name: str, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("manifest", f"{name} is not JSON.") from error
+    if not isinstance(value, dict):
+        raise ArtifactError("manifest", f"{name} is not a JSON object.")
+    return value
+
+
+def _read(name: str, data: bytes) -> dict[str, Array]:
+    try:
+        return load_tensors(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ArtifactError("manifest", f"{name} cannot be read as safetensors of numpy's types: {error}.") from error
+
+
+def _full(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    tensors = _read(TENSORS, data)
+    for name, value in tensors.items():
+        if name not in shapes:
+            raise ArtifactError("keys", f"The model has no tensor {name}.")
+        if value.shape != shapes[name]:
+            raise ArtifactError("shapes", f"{name} has the shape {value.shape}; the model's is {shapes[name]}.")
+        if value.dtype != np.float32:
+            raise ArtifactError("dtypes", f"{name} is {value.dtype}; expected float32.")
+    return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+
+
+def lora_targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Modules that an adapter's configuration names: equal to a target, or ending with ``.target``, as peft reads it.
+
+    Raises:
+        ArtifactError: step ``manifest``: targets given as a pattern, which this project does not write.
+    """
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise ArtifactError("manifest", f"{CONFIG} must list its target_modules by name.")
+    ends = tuple("." + target for target in targets)
+    exact = set(targets)
+    modules = [
+        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
+    ]
+    return sorted(module for module in modules if module in exact or module.endswith(ends))
+
+
+def _merged(
+    files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]], pretrained: Callable[[str], Array]
+) -> dict[str, Array]:
+    if CONFIG not in files:
+        raise ArtifactError("missing", f"The base has {ADAPTER} but no {CONFIG}.")
+    config = _object(CONFIG, files[CONFIG])
+    rank, scaling = _scaling(config)
+    tensors = _read(ADAPTER, files[ADAPTER])
+    modules = lora_targets(config, shapes)
+    names = {f"{_PREFIX}{m}.lora_{side}.weight" for m in modules for side in "AB"}
+    if set(tensors) != names:
+        odd = sorted(set(tensors) ^ names)
+        raise ArtifactError("keys", f"{ADAPTER} and its configuration differ in {len(odd)} tensors, {odd[0]} first.")
+    result: dict[str, Array] = {}
+    for module in modules:
+        a, b = (tensors[f"{_PREFIX}{module}.lora_{side}.weight"] for side in "AB")
+        if a.dtype != np.float32 or b.dtype != np.float32:
+            raise ArtifactError("dtypes", f"The adapter of {module} is {a.dtype} and {b.dtype}; expected float32.")
+        shape = shapes[module + ".weight"]
+        rows, columns = shape[::-1] if config.get("fan_in_fan_out") else shape
+        if a.shape != (rank, columns) or b.shape != (rows, rank):
+            raise ArtifactError("shapes", f"The adapter of {module} has the shapes {a.shape} and {b.shape}.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = (b @ a) * np.float32(scaling)
+            weight = pretrained(module + ".weight")
+            merged = weight + (delta.T if config.get("fan_in_fan_out") else delta)
+        result[module + ".weight"] = np.ascontiguousarray(merged, dtype=np.float32)
+    return result
+
+
+def _scaling(config: Mapping[str, Any]) -> tuple[int, float]:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+        raise ArtifactError("manifest", f"{CONFIG} must describe a LoRA with r and lora_alpha.")
+    for option in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "lora_bias"):
+        if config.get(option):
+            raise ArtifactError("manifest", f"{CONFIG} sets {option}, which cannot be merged here.")
+    if config.get("bias", "none") != "none":
+        raise ArtifactError("manifest", f"{CONFIG} trains biases, which cannot be merged here.")
+    return rank, float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)  # type: ignore[arg-type]
