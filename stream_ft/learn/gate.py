@@ -82,8 +82,8 @@ def judge(
         classes: ``[n]`` right classes, or ``None`` where there are none: then there is no floor.
         margin: accepted if the lower bound of the difference exceeds minus this (points / 100, or nats).
         confidence: one-sided, of the bound and of the floor.
-        class_floor: a class may lose this much recall. Beyond it the candidate is refused, if the loss is also more than
-            chance: a sign test on the class's examples that changed, at ``confidence``.
+        class_floor: a class may lose this much recall. Beyond it the candidate is refused, if the loss is also more
+            than chance: a sign test on the class's examples that changed, at ``confidence``.
         class_support: examples of a class needed for the floor.
         min_examples: fewer decide nothing: refused.
         scale: of the scores.
@@ -198,7 +198,7 @@ def _worst(
 def _sign_test(lost: int, gained: int) -> float:
     """``P(X >= lost)`` for ``X`` of ``lost + gained`` fair coins: the exact one-sided McNemar test (1947)."""
     changed = lost + gained
-    return sum(math.comb(changed, k) for k in range(lost, changed + 1)) / 2**changed
+    return float(sum(math.comb(changed, k) for k in range(lost, changed + 1)) / 2**changed)
 
 
 def _shown(value: float, scale: Scale) -> str:

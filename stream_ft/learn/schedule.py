@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from stream_ft.errors import ConfigError
+
 Kind = Literal["", "head", "adapt"]
 """``head``: refit the head in closed form. ``adapt``: train the encoder. ``""``: none."""
 
@@ -16,7 +18,11 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Flat copy of the schedule's settings; units and meanings are theirs (:class:`~stream_ft.config.ScheduleSettings`)."""
+    """Flat copy of the schedule's settings, with their units and meanings (:class:`stream_ft.config.ScheduleSettings`).
+
+    Raises:
+        ConfigError: ``quiet_hours`` is neither empty nor ``HH-HH``.
+    """
 
     interval_s: float
     min_new: int
@@ -27,6 +33,9 @@ class Policy:
     adapt_after_drift: int
     quiet_hours: str
     budget_cpu_s_per_hour: float
+
+    def __post_init__(self) -> None:
+        _hours(self.quiet_hours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +80,6 @@ def decide(facts: Facts, policy: Policy) -> Decision:
 
     A command (``train_now``) overrides interval, back-off, quiet hours, budget and the number of new examples; nothing
     overrides a pause, a pin, another leader, a running round, or too few examples to judge by.
-
-    Raises:
-        ValueError: ``quiet_hours`` is neither empty nor ``HH-HH``.
     """
     quiet_s = _quiet_left(facts.now, policy.quiet_hours)
     if facts.running:
@@ -90,13 +96,15 @@ def decide(facts: Facts, policy: Policy) -> Decision:
         return _wait(why)
     if (missing := policy.min_evaluation - facts.evaluable) > 0:
         return _wait(
-            f"Waiting for {_examples(missing)} to judge a round by: {facts.evaluable} of {policy.min_evaluation} are there."
+            f"Waiting for {_examples(missing)} more to judge a round by:"
+            f" {facts.evaluable} of {policy.min_evaluation} are there."
         )
     if not facts.train_now:
         if (left := _pause_s(facts, policy)) > 0:
             if facts.consecutive_refusals > 1:
                 return _wait(
-                    f"Backing off after {facts.consecutive_refusals} rounds without a promotion: {_duration(left)} left.",
+                    f"{facts.consecutive_refusals} rounds in a row brought no promotion:"
+                    f" {_duration(left)} of back-off left.",
                     left,
                 )
             return _wait(f"The last round has just ended: {_duration(left)} left of the interval.", left)
@@ -148,18 +156,26 @@ def _pause_s(facts: Facts, policy: Policy) -> float:
     return pause - facts.since_last_round_s
 
 
-def _quiet_left(now: float, hours: str) -> float:
-    """Seconds until the quiet hours end; 0 outside them. ``22-06`` goes over midnight; ``HH`` alone to itself is never."""
-    if not hours:
+def _hours(quiet: str) -> tuple[int, int] | None:
+    """``HH-HH`` as hours; ``None`` when there are no quiet hours."""
+    if not quiet.strip():
+        return None
+    match = re.fullmatch(r"\s*(\d{1,2})\s*-\s*(\d{1,2})\s*", quiet)
+    if match is None or int(match[1]) > 24 or int(match[2]) > 24:
+        raise ConfigError(
+            f"Quiet hours are given as HH-HH in UTC, not as {quiet!r}.", "Write 22-06, or nothing for no quiet hours."
+        )
+    return int(match[1]), int(match[2])
+
+
+def _quiet_left(now: float, quiet: str) -> float:
+    """Seconds until the quiet hours end; 0 outside them. ``22-06`` goes over midnight, ``00-24`` is always."""
+    hours = _hours(quiet)
+    if hours is None:
         return 0.0
-    match = re.fullmatch(r"\s*(\d{1,2})\s*-\s*(\d{1,2})\s*", hours)
-    if match is None or any(int(hour) > 24 for hour in match.groups()):
-        raise ValueError(f"quiet_hours must be empty or HH-HH, not {hours!r}")
-    start, end = (int(hour) % 24 * 3600.0 for hour in match.groups())
-    length = (end - start) % DAY_S
-    if match[1] != match[2] and length == 0:
-        length = DAY_S  # 00-24
-    since = (now - start) % DAY_S
+    start, end = hours
+    length = (end - start) * 3600.0 if end >= start else (end - start + 24) * 3600.0
+    since = (now - start * 3600.0) % DAY_S
     return length - since if since < length else 0.0
 
 
