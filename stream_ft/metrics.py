@@ -1,7 +1,7 @@
 """Every series in one place. Names: ``stream_ft_`` prefix, base units; labels only from small fixed sets.
 
-No user id, text or free string is ever a label: :func:`slug` maps what is not in a known set to ``other``, so the number
-of series stays constant however many users, labels and versions there are.
+No user id, text or free string is ever a label: :func:`slug` maps what is not in a known set to ``other``, so the
+number of series stays constant however many users, labels and versions there are.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SWAP_STEPS = (
 )  # fmt: skip
 EVENT_KINDS = ("prediction", "feedback", "labelled", "duplicate", "orphan")
 DEAD_LETTERS = (
-    "invalid_json", "invalid_utf8", "not_an_object", "unknown_type", "unknown_schema_version", "missing_field", "wrong_type",
-    "invalid_field", "too_long", "empty_text", "not_allowed_here", "bad_embedding", "bad_time", "too_old", "conflict",
+    "invalid_json", "invalid_utf8", "not_an_object", "unknown_type", "unknown_schema_version", "missing_field",
+    "wrong_type", "invalid_field", "too_long", "empty_text", "not_allowed_here", "bad_embedding", "bad_time", "too_old", "conflict",
     "identity_conflict", "orphan", "new_label", "invalid_event", "cloudevents",
 )  # fmt: skip
 ROUND_KINDS = ("head", "lora", "partial", "full", "scratch")
@@ -32,7 +32,7 @@ SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 
 def new_registry() -> CollectorRegistry:
     """A registry of one process. The global default registry is not used: a test can have as many as it likes."""
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     return CollectorRegistry(auto_describe=True)
 
 

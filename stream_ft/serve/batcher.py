@@ -52,10 +52,10 @@ class _Request(Generic[T]):
         self.future = future
 
     def resolve(self, answers: list[T]) -> None:
-        self._call(lambda: self.future.done() or self.future.set_result(answers))
+        self._call(lambda: None if self.future.done() else self.future.set_result(answers))
 
     def fail(self, error: Exception) -> None:
-        self._call(lambda: self.future.done() or self.future.set_exception(error))
+        self._call(lambda: None if self.future.done() else self.future.set_exception(error))
 
     def _call(self, action: Callable[[], object]) -> None:
         try:

@@ -1,7 +1,7 @@
 """Which version answers. Versions flip between two batches, on the thread that runs the forwards.
 
-Nothing is changed in place: a :class:`Version` is immutable, the engine holds one immutable set of tensors per base, and
-a flip replaces one reference. So a forward sees one version from beginning to end.
+Nothing is changed in place: a :class:`Version` is immutable, the engine holds one immutable set of tensors per base,
+and a flip replaces one reference. So a forward sees one version from beginning to end.
 """
 
 from __future__ import annotations

@@ -1,0 +1,376 @@
+"""A replica follows the control log: what should answer is a fold, what does answer is flipped between two batches.
+
+Whatever goes wrong on the way (a folder that is broken, a log that is away or was replaced), the version from before
+goes on answering, and it is said: by a metric, on ``.acks``, by readiness.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from stream_ft import failpoints
+from stream_ft.errors import ArtifactError, LogTruncatedError, StreamFTError
+from stream_ft.metrics import ServeMetrics
+from stream_ft.model.engines import Engine
+from stream_ft.model.heads import Head
+from stream_ft.ports import Clock, EventLog, Outgoing
+from stream_ft.release import state_file
+from stream_ft.release.fold import INITIAL, Entry, State, fold
+from stream_ft.serve.batcher import Batcher
+from stream_ft.serve.catalogue import Listed, releases
+from stream_ft.serve.slots import Answer, Slots, Version
+from stream_ft.topics import topic
+
+log = logging.getLogger("stream_ft.serve.follow")
+
+POLL_S = 0.02
+LOOK_S = 1.0
+"""The log is looked at this often even if it does not say that it changed."""
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+"""A version that could not be loaded is tried again after 1, 2, 4 ... 60 s."""
+FALLBACKS = 10
+"""Releases tried, newest first, when nothing answers yet and the wanted one cannot be loaded."""
+BATCH = 500
+
+
+class Artifacts(Protocol):
+    """Where bases and heads are read from, verified against their names (ArtifactError)."""
+
+    def get(self, sha256: str) -> dict[str, bytes]:
+        """All files of a base."""
+        ...
+
+    def get_head(self, sha256: str) -> bytes:
+        """The bytes of a head."""
+        ...
+
+
+class Ack(Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"):
+    """What a replica says of itself on ``.acks``, keyed by its name."""
+
+    replica: str
+    time: float
+    offset: int
+    """Next offset of the control log it will fold."""
+    wanted: str
+    """Version that the log asks for."""
+    version: str
+    """Version that answers; ``""`` for none."""
+    ok: bool
+    step: str = ""
+    """Check that the wanted version failed."""
+    reason: str = ""
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """The replica's file: enough to serve the right version while the log is away."""
+
+    log: str
+    """The log's own identity when it was folded."""
+    offset: int
+    state: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The wanted version could not be loaded."""
+
+    epoch: int
+    step: str
+    reason: str
+
+
+class Follower:
+    """Folds the control log and keeps the wanted version in force. Every call of :meth:`step` is on one thread.
+
+    Args:
+        model: name in topics.
+        replica: name of this process on ``.acks``.
+        log: only read.
+        artifacts: the registry.
+        engine: ``prepare`` is called here; everything else through ``slots`` on the forward thread.
+        publish: appends an ack in passing.
+        state_path: file in which the folded state is kept.
+        keep_versions: bases that stay prepared.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        replica: str,
+        log: EventLog,
+        artifacts: Artifacts,
+        engine: Engine,
+        slots: Slots,
+        batcher: Batcher[Answer],
+        publish: Callable[[Outgoing], bool],
+        metrics: ServeMetrics,
+        clock: Clock,
+        state_path: Path,
+        keep_versions: int = 4,
+    ) -> None:
+        self._topic = topic(model, "control")
+        self._acks = topic(model, "acks")
+        self._replica = replica
+        self._log = log
+        self._artifacts = artifacts
+        self._engine = engine
+        self._slots = slots
+        self._batcher = batcher
+        self._publish = publish
+        self._metrics = metrics
+        self._clock = clock
+        self._path = state_path
+        self._keep = keep_versions
+        self._state: State = INITIAL
+        self._offset = 0
+        self._log_id = ""
+        self._halted = ""
+        self._failure: Failure | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._look_at = 0.0
+        self._wanted_since: tuple[int, float] = (-1, 0.0)
+        self._prepared: OrderedDict[str, None] = OrderedDict()
+        self._stop = threading.Event()
+        self._first = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+
+    # --- what others ask ---------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The control log as folded so far."""
+        return self._state
+
+    @property
+    def offset(self) -> int:
+        """Next offset to fold."""
+        return self._offset
+
+    @property
+    def halted(self) -> str:
+        """Why no commands are taken; ``""`` while they are."""
+        return self._halted
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the wanted version does not answer, if it could not be loaded."""
+        return self._failure
+
+    def ready(self) -> tuple[bool, str]:
+        """Some version that is not denied answers; else why not."""
+        current = self._slots.current
+        if current is None:
+            return False, self._failure.reason if self._failure else "No version has been loaded yet."
+        if current.base in self._state.denied:
+            return False, f"{current.name} has been withdrawn, and {self._state.version} cannot be loaded yet."
+        return True, ""
+
+    # --- the thread --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Restore what was kept and start to follow."""
+        self.restore()
+        self._thread.start()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the thread. Idempotent."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the first version that answers."""
+        return self._first.wait(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            try:
+                self.step()
+            except Exception as error:  # the boundary of this thread: serving goes on, and so does following
+                log.error("following the control log failed", exc_info=error)
+                self._stop.wait(LOOK_S)
+
+    # --- one step ----------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take up the state that was kept before the last end, if there is one."""
+        data = state_file.read(self._path)
+        if data is None:
+            return
+        try:
+            kept = msgspec.json.decode(data, type=Kept)
+            state = state_file.decode_state(kept.state)
+        except (msgspec.MsgspecError, StreamFTError) as error:
+            log.warning("the kept state cannot be read; the control log is folded from its beginning: %s", error)
+            return
+        self._state, self._offset, self._log_id = state, kept.offset, kept.log
+        self._metrics.control_offset.set(self._offset)
+
+    def step(self) -> None:
+        """Fold what is new; put the wanted version into force, or try again."""
+        now = self._clock.monotonic()
+        if self._log_changed() or now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._fold_new()
+        self._pursue()
+        self._metrics.ready.set(1 if self.ready()[0] else 0)
+
+    def _log_changed(self) -> bool:
+        try:
+            return self._log.changed()
+        except StreamFTError:
+            return True  # reading says what is wrong
+
+    def _fold_new(self) -> None:
+        try:
+            identity = self._log.log_id(self._topic)
+            if self._log_id and identity != self._log_id:
+                self._halt("The control log was replaced by another one.")
+                return
+            before = self._offset
+            while records := self._log.read(self._topic, 0, self._offset, BATCH):
+                self._log_id = identity
+                for record in records:
+                    entry = Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
+                    self._state, verdict = fold(self._state, entry)
+                    if not verdict.accepted:
+                        log.info("a control message was refused: %s", verdict.reason)
+                    self._offset = record.offset + 1
+        except LogTruncatedError as error:
+            self._halt(error.message)
+            return
+        except StreamFTError as error:
+            self._halt(f"The control log cannot be read: {error.message}")
+            return
+        if self._halted:
+            log.info("the control log is back; commands are taken again")
+            self._halted = ""
+        self._metrics.control_halted.set(0)
+        self._metrics.control_offset.set(self._offset)
+        if self._offset != before:
+            self._keep_state()
+
+    def _halt(self, reason: str) -> None:
+        self._metrics.control_halted.set(1)
+        if reason != self._halted:
+            self._halted = reason
+            log.error("no commands are taken, serving goes on: %s", reason)
+
+    def _keep_state(self) -> None:
+        kept = Kept(log=self._log_id, offset=self._offset, state=state_file.encode_state(self._state))
+        try:
+            state_file.write(self._path, msgspec.json.encode(kept))
+        except (OSError, StreamFTError) as error:
+            log.error("the folded state could not be kept; a restart folds the log again", exc_info=error)
+
+    # --- the wanted version ------------------------------------------------------------------------------------
+
+    def _pursue(self) -> None:
+        state = self._state
+        if not state.base:
+            return
+        self._metrics.wanted_epoch.set(state.epoch)
+        now = self._clock.monotonic()
+        if self._wanted_since[0] != state.epoch:
+            self._wanted_since = (state.epoch, now)
+            self._failures, self._retry_at, self._failure = 0, 0.0, None
+        current = self._slots.current
+        if current is not None and (current.epoch, current.name) == (state.epoch, state.version):
+            return
+        if now < self._retry_at:
+            return
+        wanted = Listed(name=state.version, epoch=state.epoch, base=state.base, start_head=state.start_head)
+        failure = self._load(wanted)
+        if self._stop.is_set():
+            return
+        self._failure = failure
+        if failure is None:
+            self._failures = 0
+            self._metrics.swapped(
+                wanted.name, wanted.base, wanted.epoch, max(0.0, self._clock.monotonic() - self._wanted_since[1])
+            )
+            log.info("%s answers", wanted.name)
+        else:
+            self._failures += 1
+            self._retry_at = now + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
+            self._metrics.swap_failed(failure.step)
+            log.error("%s cannot be loaded (%s): %s", wanted.name, failure.step, failure.reason)
+            if self._slots.current is None:
+                self._fall_back(wanted)
+        if self._slots.current is not None:
+            self._first.set()
+        self._report(wanted, failure)
+
+    def _fall_back(self, wanted: Listed) -> None:
+        """After a restart nothing answers yet: then an older release that is not denied is better than none."""
+        older = [row for row in reversed(releases(self._state)) if row.base not in self._state.denied]
+        for row in [row for row in older if row != wanted][:FALLBACKS]:
+            if self._load(row) is None:
+                log.warning("%s answers in its stead", row.name)
+                self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
+                return
+
+    def _load(self, wanted: Listed) -> Failure | None:
+        """Verify, prepare beside the running version, flip between two batches; what went wrong, if anything."""
+        step = "prepare"
+        failpoints.hit("serve.before_prepare")
+        try:
+            head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
+            if wanted.base not in self._prepared:
+                self._engine.prepare(wanted.base, self._artifacts.get(wanted.base))
+            self._prepared[wanted.base] = None
+            self._prepared.move_to_end(wanted.base)
+            failpoints.hit("serve.before_flip")
+            step = "flip"
+            version = Version(
+                name=wanted.name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head
+            )
+            self._batcher.between(lambda: self._flip(version)).result()
+        except ArtifactError as error:
+            return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)
+        except CancelledError:
+            return Failure(epoch=wanted.epoch, step=step, reason="The process is ending.")
+        except Exception as error:  # a folder can break its loader in ways nobody listed; what answers must not change
+            log.error("loading %s failed", wanted.name, exc_info=error)
+            return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
+        failpoints.hit("serve.after_flip")
+        self._forget_old()
+        return None
+
+    def _flip(self, version: Version) -> None:
+        started = time.perf_counter()
+        self._slots.flip(version)
+        self._metrics.flip_seconds.observe(time.perf_counter() - started)
+
+    def _forget_old(self) -> None:
+        while len(self._prepared) > self._keep:
+            base, _ = self._prepared.popitem(last=False)
+            self._batcher.between(lambda base=base: self._slots.forget(base))
+
+    def _report(self, wanted: Listed, failure: Failure | None) -> None:
+        current = self._slots.current
+        ack = Ack(
+            replica=self._replica,
+            time=self._clock.now(),
+            offset=self._offset,
+            wanted=wanted.name,
+            version="" if current is None else current.name,
+            ok=failure is None,
+            step="" if failure is None else failure.step,
+            reason="" if failure is None else failure.reason,
+        )
+        self._publish(Outgoing(topic=self._acks, key=self._replica.encode(), value=msgspec.json.encode(ack)))
