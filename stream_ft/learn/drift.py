@@ -16,7 +16,7 @@ from stream_ft.errors import ConfigError
 ALLOWANCE = 0.05
 """Page-Hinkley: a rise of the error below this is no drift."""
 RECENT = 50
-"""Events behind Page-Hinkley's ``after``."""
+"""Events behind an alarm's ``after``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +67,15 @@ class Adwin:
         self.reset()
 
     def update(self, error: float) -> Alarm | None:
-        """As :meth:`Detector.update`. ``before`` is the mean of what ADWIN cut off, ``after`` of what it keeps."""
+        """As :meth:`Detector.update`."""
         if not math.isfinite(error):
             return None
-        width, total = self._river.width + 1, self._river.total + error
+        self._means.add(error)
         self._river.update(error)
-        if not self._river.drift_detected or self._river.width >= width or self._river.width == 0:
+        if not self._river.drift_detected:
             return None
-        before = (total - self._river.total) / (width - self._river.width)
-        after = self._river.total / self._river.width
-        if after <= before:
+        before, after = self._means.compare()
+        if after <= before:  # river cuts its window itself, one bucket after the other, and goes on
             return None
         self.reset()
         return _alarm("adwin", before, after)
@@ -86,6 +85,7 @@ class Adwin:
         from river.drift import ADWIN
 
         self._river: Any = ADWIN(delta=self._delta, clock=16, min_window_length=10, grace_period=30)
+        self._means = _Means()
 
 
 class PageHinkley:
@@ -93,7 +93,7 @@ class PageHinkley:
 
     Args:
         delta: about the chance of a false alarm per event. The threshold follows from it: a sum that falls by
-            :data:`ALLOWANCE` per event and has the variance 1/4 exceeds ``ln(1 / delta) / (8 * ALLOWANCE)`` that rarely.
+            :data:`ALLOWANCE` per event and has the variance 1/4 exceeds ``ln(1 / delta) / (8 * ALLOWANCE)`` so rarely.
     """
 
     def __init__(self, *, delta: float) -> None:
@@ -101,18 +101,14 @@ class PageHinkley:
         self.reset()
 
     def update(self, error: float) -> Alarm | None:
-        """As :meth:`Detector.update`. ``after`` is the mean of the last :data:`RECENT` errors."""
+        """As :meth:`Detector.update`."""
         if not math.isfinite(error):
             return None
-        if len(self._recent) == RECENT:
-            self._before_n += 1
-            self._before_total += self._recent[0]
-        self._recent.append(error)
+        self._means.add(error)
         self._river.update(error)
         if not self._river.drift_detected:
             return None
-        after = sum(self._recent) / len(self._recent)
-        before = self._before_total / self._before_n if self._before_n else 0.0
+        before, after = self._means.compare()
         self.reset()
         return _alarm("page_hinkley", before, after) if after > before else None
 
@@ -122,9 +118,31 @@ class PageHinkley:
 
         # river's fading (alpha < 1) pulls the sum back to zero while its minimum stays: false alarms on long streams.
         self._river: Any = River(min_instances=30, delta=ALLOWANCE, threshold=self._threshold, alpha=1.0, mode="up")
+        self._means = _Means()
+
+
+class _Means:
+    """Error of the last :data:`RECENT` events, and of those before them (at most ten times as many count as that).
+
+    river cuts off one bucket at a time, so the mean of the window it keeps understates a change.
+    """
+
+    def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self._before_n = 0
-        self._before_total = 0.0
+        self._older: deque[float] = deque(maxlen=10 * RECENT)
+
+    def add(self, error: float) -> None:
+        if len(self._recent) == RECENT:
+            self._older.append(self._recent[0])
+        self._recent.append(error)
+
+    def compare(self) -> tuple[float, float]:
+        """Mean before and mean after; before anything is old, the first half counts as before."""
+        older, recent = list(self._older), list(self._recent)
+        if not older:
+            half = len(recent) // 2
+            older, recent = recent[:half], recent[half:]
+        return sum(older) / max(1, len(older)), sum(recent) / max(1, len(recent))
 
 
 def detector(name: str, *, delta: float) -> Detector:
