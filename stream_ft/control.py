@@ -186,7 +186,7 @@ class _Named(Struct):
 _message: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 _named = msgspec.json.Decoder(_Named)
 _C = TypeVar("_C", bound=Command)
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.?)*+(?:"|\Z)', re.DOTALL)
 
 
 def new(cls: type[_C], *, by: str, now: float, **fields: Any) -> _C:
