@@ -22,6 +22,7 @@ from stream_ft.errors import ArtifactError, StoreFullError
 _SHA = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _TEMP = re.compile(r"\.tmp-(\d+)-[0-9a-f]+")
+_Names = list[str]
 _writing: set[str] = set()
 """Temporary names of this process: one with our pid that is not here was left by a process before us."""
 
@@ -38,7 +39,7 @@ def folder_sha256(files: dict[str, bytes]) -> str:
 class Registry:
     """An :class:`stream_ft.ports.AdapterStore` on a directory, with the heads beside it.
 
-    Several processes may open the same directory. Opening removes what a killed process left half-written.
+    Several processes of one machine may open the same directory. Opening removes what a killed process left half-written.
 
     Args:
         root: the directory; made if it is not there.
@@ -151,7 +152,7 @@ class Registry:
             raise ArtifactError("hash", f"The bytes of head {sha256[:12]} do not hash to its name.", _DAMAGED)
         return head
 
-    def list_heads(self) -> list[str]:
+    def list_heads(self) -> _Names:
         """Names of the heads, sorted."""
         names = (entry.name.removesuffix(".safetensors") for entry in self._heads.iterdir())
         return sorted(name for name in names if _SHA.fullmatch(name))

@@ -37,8 +37,14 @@ class _Saved(Struct, frozen=True, kw_only=True):
     train_now: int
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace the file as a whole: after a kill or a power cut there is the old content or the new one.
+def write(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the file as a whole: whoever reads it, whenever, finds the old content or the new one.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: that holds after a power cut, too. Without it nothing is fsynced: for files that are written again
+            every second and not needed after a restart.
 
     Raises:
         OSError: it could not be written; the old file is as it was.
@@ -48,11 +54,14 @@ def write(path: Path, data: bytes) -> None:
         with temp.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         failpoints.hit("state.before_rename")
         temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -81,7 +90,7 @@ def encode_state(state: State) -> bytes:
         pinned=state.pinned,
         paused=state.paused,
         denied=dict(state.denied),
-        history=[tuple(release) for _, release in state.history],
+        history=[(release.base, release.start_head) for _, release in state.history],
         numbers=dict(state.numbers),
         ids=dict(state.ids),
         quarantines=list(state.quarantines),
