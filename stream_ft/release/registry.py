@@ -39,7 +39,7 @@ def folder_sha256(files: dict[str, bytes]) -> str:
 class Registry:
     """An :class:`stream_ft.ports.AdapterStore` on a directory, with the heads beside it.
 
-    Several processes of one machine may open the same directory. Opening removes what a killed process left half-written.
+    Processes of one machine may share the directory. Opening removes what a killed process left half-written.
 
     Args:
         root: the directory; made if it is not there.
