@@ -1,0 +1,248 @@
+"""What ``stream-ft doctor`` checks. Each check looks at one thing, changes nothing, and says what to do."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from stream_ft.config import Settings
+from stream_ft.errors import ArtifactError, StreamFTError
+
+LEAST_DISK_MB = 500
+ENOUGH_DISK_MB = 2_000
+MINIMUM_PYTHON = (3, 11)
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One finding."""
+
+    name: str
+    standing: Literal["good", "careful", "broken"]
+    text: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Every check, in the order in which one would mend things."""
+    checks: list[Callable[[Settings], Check]] = [
+        python,
+        model,
+        device,
+        state_folder,
+        disk,
+        databases,
+        registry,
+        control,
+    ]
+    found = [check(settings) for check in checks]
+    return [
+        *found,
+        port("serve", settings.serve.host, settings.serve.port),
+        port("learn", settings.learn.host, settings.learn.port),
+    ]
+
+
+def python(settings: Settings) -> Check:
+    """Interpreter and platform."""
+    version = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.platform == "win32":
+        return Check(name="python", standing="broken", text=f"{version}.", remedy="On Windows, run inside WSL2.")
+    if sys.version_info < MINIMUM_PYTHON:
+        return Check(
+            name="python", standing="broken", text=f"{version} is too old.", remedy="Install Python 3.11 or newer."
+        )
+    return Check(name="python", standing="good", text=f"{version}, SQLite {sqlite3.sqlite_version}.")
+
+
+def model(settings: Settings) -> Check:
+    """Whether the base model is on this machine, without asking the network."""
+    from stream_ft.model.base import resolve
+
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        base = resolve(settings.model.base)
+    except StreamFTError as error:
+        return Check(name="model", standing="broken", text=error.message, remedy=error.remedy)
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+    return Check(name="model", standing="good", text=f"{base.name} in {base.path} (sha256 {base.sha256[:12]}).")
+
+
+def device(settings: Settings) -> Check:
+    """torch, and the device that ``model.device`` asks for."""
+    if importlib.util.find_spec("torch") is None:
+        return Check(name="device", standing="broken", text="torch is not installed.", remedy="Run make setup.")
+    import torch
+
+    wanted = settings.model.device
+    cuda = torch.cuda.is_available()
+    if wanted.startswith("cuda") and not cuda:
+        return Check(
+            name="device",
+            standing="broken",
+            text=f"model.device is {wanted}, but torch {torch.__version__} sees no GPU.",
+            remedy="Set model.device to auto, or install a CUDA build: STREAM_FT_ALLOW_CUDA=1 make setup.",
+        )
+    where = torch.cuda.get_device_name() if cuda and wanted != "cpu" else f"the CPU ({os.cpu_count()} cores)"
+    return Check(name="device", standing="good", text=f"torch {torch.__version__} on {where}.")
+
+
+def state_folder(settings: Settings) -> Check:
+    """Whether the state folder, or the nearest folder above it, can be written."""
+    folder = settings.state_path()
+    there = _nearest(folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".stream-ft-doctor-"):
+            pass
+    except OSError as error:
+        return Check(
+            name="state",
+            standing="broken",
+            text=f"{there} cannot be written: {error.strerror}.",
+            remedy="Choose another folder with --state-dir, or mend its permissions.",
+        )
+    return Check(name="state", standing="good", text=f"{folder}" + ("." if folder.exists() else " (not there yet)."))
+
+
+def disk(settings: Settings) -> Check:
+    """Free disk where the state lies."""
+    free = shutil.disk_usage(_nearest(settings.state_path())).free // 1_000_000
+    text = f"{free / 1000:.1f} GB free for {settings.state_path()}."
+    remedy = "Free some, or move the state with --state-dir."
+    if free < LEAST_DISK_MB:
+        return Check(name="disk", standing="broken", text=text, remedy=remedy)
+    if free < ENOUGH_DISK_MB:
+        return Check(name="disk", standing="careful", text=text, remedy=remedy)
+    return Check(name="disk", standing="good", text=text)
+
+
+def databases(settings: Settings) -> Check:
+    """SQLite's own check of every file of events, examples and commands."""
+    checked = []
+    for path in sorted(settings.state_path().glob("*.db")):
+        try:
+            # Read-only: SQLite may still need to write the -shm file of a WAL, which is no change to the data.
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+            try:
+                said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            said = str(error)
+        if said != "ok":
+            return Check(
+                name="logs",
+                standing="broken",
+                text=f"{path} is damaged: {said}.",
+                remedy="Stop stream-ft, move the file away, and restore a copy of it or start anew.",
+            )
+        checked.append(path.name)
+    return Check(name="logs", standing="good", text=f"{', '.join(checked) or 'none yet'}.")
+
+
+def registry(settings: Settings) -> Check:
+    """Every version's bytes against their names."""
+    from stream_ft.release.registry import Registry
+
+    root = settings.state_path() / "registry"
+    if not root.is_dir():
+        return Check(name="versions", standing="good", text="none yet.")
+    store = Registry(root)
+    bad = []
+    for kind, names, read in (("base", store.list(), store.get), ("head", store.list_heads(), store.get_head)):
+        for name in names:
+            try:
+                read(name)
+            except ArtifactError as error:
+                bad.append(f"{kind} {name[:12]} ({error.step})")
+    if bad:
+        return Check(
+            name="versions",
+            standing="broken",
+            text=f"Not what their names say: {', '.join(bad)}.",
+            remedy="They will not be loaded. If one is in force, roll back: stream-ft control rollback.",
+        )
+    return Check(
+        name="versions",
+        standing="good",
+        text=f"{len(store.list())} bases and {len(store.list_heads())} heads, hashes right.",
+    )
+
+
+def control(settings: Settings) -> Check:
+    """What the control log says, and whether its release can be loaded."""
+    from stream_ft.release.registry import Registry
+    from stream_ft.wiring.operator import look
+
+    if not (settings.state_path() / "control.db").exists() and settings.broker == "sqlite://":
+        return Check(name="control", standing="good", text="nothing was started here yet.")
+    try:
+        state = look(settings).state
+        Registry(settings.state_path() / "registry").get_head(state.start_head)
+    except ArtifactError as error:
+        return Check(
+            name="control",
+            standing="broken",
+            text=f"{state.version} is in force, but cannot be loaded: {error.message}",
+            remedy="Roll back to one that can: stream-ft control rollback --to previous.",
+        )
+    except StreamFTError as error:
+        return Check(name="control", standing="broken", text=error.message, remedy=error.remedy)
+    if state.paused or state.pinned:
+        flags = " and ".join(name for name in ("paused", "pinned") if getattr(state, name))
+        return Check(
+            name="control",
+            standing="careful",
+            text=f"{state.version} is in force, {flags}: nothing is promoted.",
+            remedy="stream-ft control resume, or unpin.",
+        )
+    return Check(
+        name="control", standing="good", text=f"{state.version} is in force, led by {state.leader or 'nobody'}."
+    )
+
+
+def port(role: str, host: str, number: int) -> Check:
+    """Whether a port can be bound."""
+    name = f"port of {role}"
+    if number == 0:
+        return Check(name=name, standing="good", text="a free one is taken.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        return Check(
+            name=name, standing="broken", text=f"{host} is no address of this machine.", remedy=f"Set {role}.host."
+        )
+    except OSError as error:
+        remedy = f"If that is not stream-ft itself, choose another: --set {role}.port=0 takes a free one."
+        busy = error.errno == errno.EADDRINUSE
+        return Check(
+            name=name,
+            standing="careful" if busy else "broken",
+            text=f"{host}:{number} is in use." if busy else f"{host}:{number}: {error.strerror}.",
+            remedy=remedy,
+        )
+    return Check(name=name, standing="good", text=f"{host}:{number} is free.")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

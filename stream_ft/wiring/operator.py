@@ -1,0 +1,155 @@
+"""What an operator's command needs: the control log folded up to now, one message appended, and what became of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stream_ft import control
+from stream_ft.clock import SystemClock
+from stream_ft.config import Settings
+from stream_ft.connectors.registry import open_log
+from stream_ft.errors import ConfigError, StreamFTError
+from stream_ft.events import to_json
+from stream_ft.ports import EventLog, Outgoing
+from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
+from stream_ft.topics import topic
+
+READ = 500
+VERSION = re.compile(r"v\d+\.(\d+)\.\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The control log up to some offset."""
+
+    state: State
+    verdicts: dict[str, Verdict]
+    """By message id, the first verdict only: a second arrival of an id is a duplicate."""
+
+    def name(self, epoch: int) -> str:
+        """Name of the version that an epoch of the history put into force."""
+        return f"v{self.state.numbers[self.state.history[epoch][1].base]}.{epoch}.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """What became of a command."""
+
+    accepted: bool
+    reason: str
+    before: Folded
+    after: Folded
+
+
+def read(log: EventLog, model: str) -> Folded:
+    """Fold the whole control log of ``model``."""
+    name = topic(model, "control")
+    state = INITIAL
+    verdicts: dict[str, Verdict] = {}
+    offset, end = log.bounds(name, 0)
+    while offset < end and (records := log.read(name, 0, offset, READ)):
+        for record in records:
+            state, verdict = fold(
+                state, Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
+            )
+            if verdict.id:
+                verdicts.setdefault(verdict.id, verdict)
+        offset = records[-1].offset + 1
+    return Folded(state=state, verdicts=verdicts)
+
+
+def look(settings: Settings) -> Folded:
+    """The control log of these settings, folded.
+
+    Raises:
+        StreamFTError: nothing was ever started there.
+    """
+    log = _open(settings)
+    try:
+        return _started(read(log, settings.model.name), settings)
+    finally:
+        log.close()
+
+
+def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) -> Issued:
+    """Append one message and fold it, as every replica will.
+
+    Args:
+        settings: which log, and who issues (``operator``).
+        make: from the folded log and the time of now, the message; what it raises is raised before anything is
+            appended.
+
+    Raises:
+        StreamFTError: nothing was ever started there.
+    """
+    log = _open(settings)
+    try:
+        before = _started(read(log, settings.model.name), settings)
+        message = make(before, SystemClock().now())
+        log.append([Outgoing(topic=topic(settings.model.name, "control"), value=to_json(message))])
+        after = read(log, settings.model.name)
+    finally:
+        log.close()
+    verdict = after.verdicts[message.id]
+    return Issued(accepted=verdict.accepted, reason=verdict.reason, before=before, after=after)
+
+
+def target(folded: Folded, to: str) -> int:
+    """The epoch that ``to`` means: a number, a version's name, or ``previous``.
+
+    ``previous`` is what was in force before the present release first came; given twice it goes further back, not to
+    what was just left.
+
+    Raises:
+        ConfigError: nothing has that name, or nothing came before. The remedy lists what can be had.
+    """
+    state = folded.state
+    if to == "previous":
+        first = next(epoch for epoch, release in state.history if release == state.release)
+        earlier = [
+            epoch
+            for epoch, release in state.history
+            if epoch < first and release.base not in state.denied and release != state.release
+        ]
+        if not earlier:
+            raise ConfigError(f"There is no version before {state.version} to go back to.", can_be_had(folded))
+        return earlier[-1]
+    if to.isascii() and to.isdigit() and len(to) < 10:
+        return int(to)
+    match = VERSION.fullmatch(to)
+    if match is None or int(match[1]) > state.epoch or folded.name(int(match[1])) != to:
+        raise ConfigError(f"{to} is no epoch, no version of this log, and not `previous`.", can_be_had(folded))
+    return int(match[1])
+
+
+def can_be_had(folded: Folded) -> str:
+    """The versions that a rollback can go back to, newest first, one sentence."""
+    state = folded.state
+    names = [
+        folded.name(epoch)
+        for epoch, release in reversed(state.history)
+        if epoch < state.epoch and release.base not in state.denied
+    ]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} older" if len(names) > 20 else "")
+    return f"Can be had: {shown}." if names else "None can be had."
+
+
+def _open(settings: Settings) -> EventLog:
+    state = settings.state_path()
+    if not state.is_dir():
+        raise ConfigError(
+            f"There is no state folder {state}.", "Name it with --state-dir, or start stream-ft up first."
+        )
+    log: EventLog = open_log(settings.broker, folder=state, writes=[])
+    return log
+
+
+def _started(folded: Folded, settings: Settings) -> Folded:
+    if not folded.state.log_id:
+        raise StreamFTError(
+            f"Nothing was ever started for model {settings.model.name} in {settings.state_path()}.",
+            "Start stream-ft up first.",
+        )
+    return folded
