@@ -46,17 +46,17 @@ class Listed:
     start_head: str
 
 
-def releases(state: State) -> list[Listed]:
-    """The history with names, oldest first: ``v{epoch in which the base was first released}.{epoch}.0``."""
-    number: dict[str, int] = {}
+def releases(state: State, limit: int | None = None) -> list[Listed]:
+    """The newest ``limit`` releases with their names, oldest first: ``v{base number}.{epoch}.0``."""
+    history = state.history if limit is None else state.history[-limit:]
     return [
         Listed(
-            name=f"v{number.setdefault(release.base, epoch)}.{epoch}.0",
+            name=f"v{state.numbers[release.base]}.{epoch}.0",
             epoch=epoch,
             base=release.base,
             start_head=release.start_head,
         )
-        for epoch, release in state.history
+        for epoch, release in history
     ]
 
 
@@ -104,7 +104,7 @@ class Catalogue:
         if not (text.isascii() and text.isdigit()) or len(text) > 6 or int(text) < 1:
             raise RefusedError(400, "limit must be a number from 1 on.")
         state = self._state()
-        rows = releases(state)[-int(text) :]
+        rows = releases(state, int(text))
         described = await asyncio.to_thread(lambda: [self._describe(row, state) for row in rows])
         return JSONResponse(
             {"model": self._model, "active": self._active(), "wanted": state.version, "versions": described}

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 """A version that could not be loaded is tried again after 1, 2, 4 ... 60 s."""
 FALLBACKS = 10
 """Releases tried, newest first, when nothing answers yet and the wanted one cannot be loaded."""
+MOST_LOOKED_AT = 1_000
 BATCH = 500
 
 
@@ -78,7 +80,6 @@ class Kept(Struct, frozen=True, kw_only=True):
 
     log: str
     """The log's own identity when it was folded."""
-    offset: int
     state: bytes
 
 
@@ -135,7 +136,6 @@ class Follower:
         self._path = state_path
         self._keep = keep_versions
         self._state: State = INITIAL
-        self._offset = 0
         self._log_id = ""
         self._halted = ""
         self._failure: Failure | None = None
@@ -158,7 +158,7 @@ class Follower:
     @property
     def offset(self) -> int:
         """Next offset to fold."""
-        return self._offset
+        return self._state.offset + 1
 
     @property
     def halted(self) -> str:
@@ -217,8 +217,8 @@ class Follower:
         except (msgspec.MsgspecError, StreamFTError) as error:
             log.warning("the kept state cannot be read; the control log is folded from its beginning: %s", error)
             return
-        self._state, self._offset, self._log_id = state, kept.offset, kept.log
-        self._metrics.control_offset.set(self._offset)
+        self._state, self._log_id = state, kept.log
+        self._metrics.control_offset.set(self.offset)
 
     def step(self) -> None:
         """Fold what is new; put the wanted version into force, or try again."""
@@ -241,15 +241,14 @@ class Follower:
             if self._log_id and identity != self._log_id:
                 self._halt("The control log was replaced by another one.")
                 return
-            before = self._offset
-            while records := self._log.read(self._topic, 0, self._offset, BATCH):
+            before = self.offset
+            while records := self._log.read(self._topic, 0, self.offset, BATCH):
                 self._log_id = identity
                 for record in records:
                     entry = Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
                     self._state, verdict = fold(self._state, entry)
                     if not verdict.accepted:
                         log.info("a control message was refused: %s", verdict.reason)
-                    self._offset = record.offset + 1
         except LogTruncatedError as error:
             self._halt(error.message)
             return
@@ -260,8 +259,8 @@ class Follower:
             log.info("the control log is back; commands are taken again")
             self._halted = ""
         self._metrics.control_halted.set(0)
-        self._metrics.control_offset.set(self._offset)
-        if self._offset != before:
+        self._metrics.control_offset.set(self.offset)
+        if self.offset != before:
             self._keep_state()
 
     def _halt(self, reason: str) -> None:
@@ -271,7 +270,7 @@ class Follower:
             log.error("no commands are taken, serving goes on: %s", reason)
 
     def _keep_state(self) -> None:
-        kept = Kept(log=self._log_id, offset=self._offset, state=state_file.encode_state(self._state))
+        kept = Kept(log=self._log_id, state=state_file.encode_state(self._state))
         try:
             state_file.write(self._path, msgspec.json.encode(kept))
         except (OSError, StreamFTError) as error:
@@ -309,6 +308,7 @@ class Follower:
             self._retry_at = now + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
             self._metrics.swap_failed(failure.step)
             log.error("%s cannot be loaded (%s): %s", wanted.name, failure.step, failure.reason)
+            self._discard(wanted.base)
             if self._slots.current is None:
                 self._fall_back(wanted)
         if self._slots.current is not None:
@@ -317,8 +317,14 @@ class Follower:
 
     def _fall_back(self, wanted: Listed) -> None:
         """After a restart nothing answers yet: then an older release that is not denied is better than none."""
-        older = [row for row in reversed(releases(self._state)) if row.base not in self._state.denied]
-        for row in [row for row in older if row != wanted][:FALLBACKS]:
+        older = [row for row in reversed(releases(self._state, MOST_LOOKED_AT)) if row.base not in self._state.denied]
+        tried = {(wanted.base, wanted.start_head)}
+        for row in older:
+            if (row.base, row.start_head) in tried:
+                continue
+            if len(tried) > FALLBACKS:
+                return
+            tried.add((row.base, row.start_head))
             if self._load(row) is None:
                 log.warning("%s answers in its stead", row.name)
                 self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
@@ -359,14 +365,21 @@ class Follower:
     def _forget_old(self) -> None:
         while len(self._prepared) > self._keep:
             base, _ = self._prepared.popitem(last=False)
-            self._batcher.between(lambda base=base: self._slots.forget(base))
+            self._batcher.between(partial(self._slots.forget, base))
+
+    def _discard(self, base: str) -> None:
+        """A base that failed is read and verified anew at the next attempt."""
+        current = self._slots.current
+        if base in self._prepared and (current is None or current.base != base):
+            del self._prepared[base]
+            self._batcher.between(partial(self._slots.forget, base))
 
     def _report(self, wanted: Listed, failure: Failure | None) -> None:
         current = self._slots.current
         ack = Ack(
             replica=self._replica,
             time=self._clock.now(),
-            offset=self._offset,
+            offset=self.offset,
             wanted=wanted.name,
             version="" if current is None else current.name,
             ok=failure is None,

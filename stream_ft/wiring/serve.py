@@ -1,0 +1,254 @@
+"""`stream-ft serve`: the process that answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from stream_ft import __version__, logs, metrics
+from stream_ft.clock import SystemClock
+from stream_ft.config import Settings
+from stream_ft.connectors.registry import open_log
+from stream_ft.errors import StreamFTError
+from stream_ft.ingest.validate import parse
+from stream_ft.lock import FolderLock
+from stream_ft.model.base import resolve
+from stream_ft.model.engines.torch_engine import TorchEngine
+from stream_ft.ports import EventLog
+from stream_ft.release import state_file
+from stream_ft.release.registry import Registry
+from stream_ft.serve.appender import Appender
+from stream_ft.serve.batcher import Batcher
+from stream_ft.serve.catalogue import Catalogue
+from stream_ft.serve.follow import Follower
+from stream_ft.serve.http import create_app
+from stream_ft.serve.predictions_id import PredictionIds, load_key
+from stream_ft.serve.slots import Answer, Slots
+from stream_ft.wiring import genesis
+from stream_ft.wiring.probes import bind
+from stream_ft.wiring.processes import StopSignal, follow_parent
+
+log = logging.getLogger("stream_ft.serve")
+
+DRAIN_S = 10
+"""Requests that are under way when the process is told to end may take this long."""
+POLL_S = 0.1
+KEPT = "serve.state"
+"""File of the state folder with the control log as this process last folded it."""
+
+
+def run(settings: Settings, *, ready_file: Path | None = None) -> int:
+    """Serve until SIGTERM (then 143) or SIGINT (130).
+
+    Args:
+        settings: of the process.
+        ready_file: gets the URL, once a version answers.
+
+    Raises:
+        AlreadyRunningError: the port is taken, or another process serves from this state folder.
+        StreamFTError: the model, the log or the registry cannot be opened.
+    """
+    logs.setup(settings.log.level, settings.log.json_lines)
+    state = settings.state_path()
+    state.mkdir(parents=True, exist_ok=True)
+    stop = StopSignal()
+    stop.install()
+    follow_parent()
+    with ExitStack() as open_parts:
+        open_parts.enter_context(FolderLock(state / "serve.lock", "stream-ft serve"))
+        listener = open_parts.enter_context(bind(settings.serve.host, settings.serve.port))
+        event_log = open_log(settings.broker, folder=state, writes=["serve"])
+        open_parts.callback(event_log.close)
+        service = Service(settings, state, event_log)
+        open_parts.callback(service.close)
+        service.start()
+        server = HttpServer(service.app, listener)
+        open_parts.callback(server.close)
+        server.start()
+        url = f"http://{_host(settings.serve.host)}:{listener.getsockname()[1]}"
+        told = False
+        while not stop.event.wait(POLL_S):
+            if not server.alive:
+                raise StreamFTError("The HTTP server ended by itself.", "The log has the reason.")
+            if not told and service.follower.wait(0):
+                told = True
+                print(f"stream-ft serve: {url} answers with {service.version} of {settings.model.name}", flush=True)
+                if ready_file is not None:
+                    state_file.write(ready_file, url.encode())
+    return stop.exit_code
+
+
+class Service:
+    """The parts of one serving process, put together.
+
+    Args:
+        settings: of the process.
+        state: the state folder.
+        event_log: its topics of predictions, feedback, labels and acks are written by this process alone.
+    """
+
+    def __init__(self, settings: Settings, state: Path, event_log: EventLog) -> None:
+        clock = SystemClock()
+        model = settings.model.name
+        base = resolve(settings.model.base)
+        engine = TorchEngine(
+            base,
+            max_tokens=settings.model.max_tokens,
+            threads=settings.model.threads,
+            device=settings.model.device,
+        )
+        registry = Registry(state / "registry")
+        try:
+            genesis.ensure(event_log, registry, base, model=model, dim=engine.dim, now=clock.now())
+        except StreamFTError as error:
+            if not (state / KEPT).exists():
+                raise
+            log.error("the control log is away; the last good version is served: %s", error)
+        series = metrics.ServeMetrics(metrics.new_registry())
+        slots = Slots(engine)
+        self._slots = slots
+        self._settings = settings
+        self._started = clock.now()
+        self.batcher: Batcher[Answer] = Batcher(
+            slots.forward,
+            max_batch=settings.serve.max_batch,
+            queue=settings.serve.queue,
+            deadline_s=settings.serve.deadline_s,
+            on_batch=series.batch.observe,
+            on_queue=series.queue.set,
+        )
+        self.appender = Appender(event_log, on_published=series.published.inc, on_failed=series.appends_failed.inc)
+        self.follower = Follower(
+            model=model,
+            replica=f"serve@{socket.gethostname()}",
+            log=event_log,
+            artifacts=registry,
+            engine=engine,
+            slots=slots,
+            batcher=self.batcher,
+            publish=self.appender.publish,
+            metrics=series,
+            clock=clock,
+            state_path=state / KEPT,
+            keep_versions=settings.serve.keep_versions,
+        )
+        catalogue = Catalogue(
+            model=model,
+            heads=registry,
+            state=lambda: self.follower.state,
+            active=lambda: self.version,
+            status=self.status,
+            learner_status=state / "learn.status.json",
+        )
+        self.app = create_app(
+            model=model,
+            batcher=self.batcher,
+            current=lambda: slots.current,
+            publish=self.appender.publish,
+            append=self.appender.append,
+            parse=lambda record, now: parse(record, now=now),
+            ids=PredictionIds(load_key(state / "serve.key")),
+            catalogue=catalogue,
+            metrics=series,
+            clock=clock,
+            ready=self.follower.ready,
+            alive=lambda: self.batcher.alive,
+            token=settings.serve.token,
+            max_inputs=settings.serve.queue,
+            max_body_bytes=settings.serve.max_body_bytes,
+            timeout_s=settings.serve.deadline_s,
+        )
+
+    @property
+    def version(self) -> str:
+        """Name of the version that answers; ``""`` for none."""
+        current = self._slots.current
+        return "" if current is None else current.name
+
+    def status(self) -> dict[str, Any]:
+        """This process' part of ``/status``."""
+        state, failure, current = self.follower.state, self.follower.failure, self._slots.current
+        ready, reason = self.follower.ready()
+        return {
+            "pid": os.getpid(),
+            "software": __version__,
+            "started": self._started,
+            "ready": ready,
+            "not_ready": reason,
+            "version": self.version,
+            "labels": 0 if current is None else len(current.head.labels),
+            "wanted": state.version,
+            "epoch": state.epoch,
+            "leader": state.leader or "",
+            "pinned": state.pinned,
+            "paused": state.paused,
+            "failure": None if failure is None else {"step": failure.step, "reason": failure.reason},
+            "halted": self.follower.halted,
+            "control_offset": self.follower.offset,
+            "waiting": self.batcher.waiting,
+        }
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.batcher.start()
+        self.appender.start()
+        self.follower.start()
+
+    def close(self) -> None:
+        """Stop to follow, answer and append what waits."""
+        self.follower.close()
+        self.batcher.close()
+        self.appender.close()
+
+
+class HttpServer:
+    """uvicorn in a thread of its own: the main thread keeps the signals.
+
+    Args:
+        app: the application.
+        listener: a bound socket.
+    """
+
+    def __init__(self, app: Any, listener: socket.socket) -> None:
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+        self._listener = listener
+        self._thread = threading.Thread(target=self._run, name="http")
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._listener])
+
+    @property
+    def alive(self) -> bool:
+        """True while it runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start to accept connections."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what is under way, then end."""
+        self._server.should_exit = True
+        self._thread.join(DRAIN_S + 2)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
