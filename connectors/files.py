@@ -2,9 +2,9 @@
 
 What is read: UTF-8 with or without a byte-order mark, and UTF-16 with one. ``.tsv`` (and any other file whose first
 line has a tab) is tab-separated, one row a line: quotes are text there, unless they enclose a whole field. Everything
-else is CSV with the separator that the first line suggests (``,``, ``;`` or ``|``). ``.jsonl``, ``.ndjson`` and ``.json``
-hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty text or label is kept, for
-ingest to refuse with its reason.
+else is CSV, separated by the first of ``,``, ``;``, tab and ``|`` that all of the first lines have. ``.jsonl``,
+``.ndjson`` and ``.json`` hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty
+text or label is kept, for ingest to refuse with its reason.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def read_rows(path: Path, *, text_column: str, label_column: str, phase_column: 
 
     Args:
         path: CSV, TSV or JSON lines.
-        text_column, label_column, phase_column: names of the first line (or of the JSON fields). If every one given is a
-            number that is no name there, the file has no header and columns count from 0.
+        text_column, label_column, phase_column: names of the first line (or of the JSON fields). If every one given is
+            a number that is no name there, the file has no header and columns count from 0.
 
     Raises:
         ConfigError: the file, its encoding, a column or a row cannot be used; says which, and what to do.
@@ -73,13 +73,13 @@ def read_rows(path: Path, *, text_column: str, label_column: str, phase_column: 
     table = _table(path)
     wanted = [text_column, label_column] + ([phase_column] if phase_column is not None else [])
     places, header = _places(table, wanted)
+    width = len(table.rows[0][1])
     rows = []
     for line, cells in table.rows[1:] if header else table.rows:
-        if len(cells) <= max(places):
+        if len(cells) <= max(places) or any(cells[width:]):
             raise ConfigError(
-                f"Line {line} of {path} has {len(cells)} column{'s' if len(cells) != 1 else ''};"
-                f" column {wanted[places.index(max(places))]!r} is missing.",
-                "Mend that line; a separator inside a text must be quoted.",
+                f"Line {line} of {path} has {len(cells)} columns, not {width}.",
+                "Mend that line: a text that holds the separator is put in double quotes.",
             )
         found = [cells[place] for place in places]
         rows.append(Row(text=found[0], label=found[1], phase=found[2] if len(found) > 2 else ""))
@@ -128,8 +128,8 @@ def guess_columns(path: Path) -> Guess:
     return Guess(
         text_column=names[text],
         label_column=names[label],
-        why=f"Column {names[text]!r} has the longest texts, column {names[label]!r} the {len(set(columns[label]))} values"
-        f" that come again{'' if named else '; the file has no header, so columns count from 0'}.",
+        why=f"Column {names[text]!r} has the longest texts, column {names[label]!r}"
+        f" the {len(set(columns[label]))} values that come again{'' if named else '; the file has no header, so columns count from 0'}.",
     )
 
 
@@ -194,7 +194,7 @@ def _table(path: Path) -> _Table:
             if line.strip()
         ]
         return _Table(path=path, rows=rows, keys=None)
-    return _Table(path=path, rows=_csv_rows(path, text, _separator(first)), keys=None)
+    return _Table(path=path, rows=_csv_rows(path, text, _separator(text)), keys=None)
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
@@ -212,9 +212,10 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str
     return rows
 
 
-def _separator(line: str) -> str:
-    """The separator that a first line suggests; a comma where nothing does."""
-    return max(",;|\t", key=lambda separator: (line.count(separator), separator == ","))
+def _separator(text: str) -> str:
+    """The first separator that all of the first lines have; a comma where none does."""
+    lines = [line for line in text[:100_000].split("\n")[:20] if line.strip()]
+    return next((separator for separator in ",;\t|" if all(separator in line for line in lines)), ",")
 
 
 def _unquoted(cell: str) -> str:
