@@ -80,6 +80,8 @@ class Happening:
     """Wall time of that round."""
     cpu_s: float = 0.0
     """CPU time of that round."""
+    steps: int = 0
+    """Optimiser steps of that round."""
     sha256: str = ""
     """Of the head that was promoted, or of the candidate that was not."""
     parent: str = ""
@@ -484,6 +486,7 @@ class Core:
                 round_kind=round_kind or (result.kind if result is not None else ""),
                 seconds=result.seconds if result is not None else 0.0,
                 cpu_s=result.cpu_s if result is not None else 0.0,
+                steps=result.steps if result is not None else 0,
                 sha256=sha256,
                 parent=parent,
             )

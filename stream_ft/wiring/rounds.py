@@ -52,6 +52,7 @@ class RoundProcess:
         (folder / "job.json").write_bytes(msgspec.json.encode(job))
         self.folder = folder
         self.job = job
+        self.train_examples = len(train)
         self._memory = memory_mb * 2**20
         self._seconds = seconds
         threads = str(job.threads)
