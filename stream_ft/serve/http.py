@@ -38,6 +38,8 @@ STATUS: tuple[tuple[type[StreamFTError], int], ...] = (
 )
 """Answers to errors that say nothing of HTTP themselves; every other is a 500."""
 
+UNKNOWN = "The server could not answer this request."
+
 ROUTE_OF = {
     "/predict": "predict",
     "/feedback": "feedback",
@@ -116,7 +118,7 @@ def create_app(
     ]
     app = Starlette(
         routes=[*routes, Route("/", _index(model, routes), methods=["GET"])],
-        exception_handlers={HTTPException: _http_error, StreamFTError: _known_error},
+        exception_handlers={HTTPException: _http_error, StreamFTError: _known_error, Exception: _unknown_error},
     )
     app.router.redirect_slashes = False
     return Guard(app, metrics=metrics, token=token)
@@ -154,7 +156,7 @@ class Guard:
         except Exception as error:  # the process boundary: the client gets one sentence, the log the place
             log.error("a request failed", exc_info=error)
             if not status:
-                await _error(500, "The server could not answer this request.")(scope, receive, counted)
+                await _error(500, UNKNOWN)(scope, receive, counted)
         finally:
             self._metrics.request(route_of(scope["path"]), status or 500)
 
@@ -200,6 +202,10 @@ async def _known_error(request: Request, error: Exception) -> Response:
         return _error(error.status, error.message, error.remedy)
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
     return _error(status, error.message, error.remedy)
+
+
+async def _unknown_error(request: Request, error: Exception) -> Response:
+    return _error(500, UNKNOWN)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from stream_ft.errors import StreamFTError
 from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
+from stream_ft.parent import follow_parent
 from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.ports import EventLog
 from stream_ft.release import state_file
@@ -33,7 +34,7 @@ from stream_ft.serve.predictions_id import PredictionIds, load_key
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.wiring import genesis
 from stream_ft.wiring.probes import bind
-from stream_ft.wiring.processes import StopSignal, follow_parent
+from stream_ft.wiring.processes import StopSignal
 
 log = logging.getLogger("stream_ft.serve")
 
@@ -66,13 +67,14 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
         listener = open_parts.enter_context(bind(settings.serve.host, settings.serve.port))
         event_log = open_log(settings.broker, folder=state, writes=["serve"])
         open_parts.callback(event_log.close)
-        service = Service(settings, state, event_log)
+        port: int = listener.getsockname()[1]
+        service = Service(settings, state, event_log, replica=f"serve@{socket.gethostname()}:{port}")
         open_parts.callback(service.close)
         service.start()
         server = HttpServer(service.app, listener)
         open_parts.callback(server.close)
         server.start()
-        url = f"http://{_host(settings.serve.host)}:{listener.getsockname()[1]}"
+        url = f"http://{_host(settings.serve.host)}:{port}"
         told = False
         while not stop.event.wait(POLL_S):
             if not server.alive:
@@ -92,9 +94,10 @@ class Service:
         settings: of the process.
         state: the state folder.
         event_log: its topics of predictions, feedback, labels and acks are written by this process alone.
+        replica: its name on ``.acks``.
     """
 
-    def __init__(self, settings: Settings, state: Path, event_log: EventLog) -> None:
+    def __init__(self, settings: Settings, state: Path, event_log: EventLog, *, replica: str) -> None:
         clock = SystemClock()
         model = settings.model.name
         base = resolve(settings.model.base)
@@ -127,7 +130,7 @@ class Service:
         self.appender = Appender(event_log, on_published=series.published.inc, on_failed=series.appends_failed.inc)
         self.follower = Follower(
             model=model,
-            replica=f"serve@{socket.gethostname()}",
+            replica=replica,
             log=event_log,
             artifacts=registry,
             engine=engine,
@@ -230,7 +233,7 @@ class HttpServer:
             )
         )
         self._listener = listener
-        self._thread = threading.Thread(target=self._run, name="http")
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def _run(self) -> None:
         self._server.run(sockets=[self._listener])
