@@ -20,8 +20,8 @@ from stream_ft.errors import StreamFTError
 from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
-from stream_ft.parent import follow_parent
 from stream_ft.model.engines.torch_engine import TorchEngine
+from stream_ft.parent import follow_parent
 from stream_ft.ports import EventLog
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
