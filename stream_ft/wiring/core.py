@@ -14,7 +14,6 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -56,36 +55,13 @@ from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.store import Applied, Item, Store
 from stream_ft.topics import topic
+from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.rounds import Outcome, RoundProcess
 
 log = logging.getLogger("stream_ft.learn")
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float16]]
 KEEP_RELEASES = 50
 """Releases whose files are kept: what a rollback can go back to."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Happening:
-    """One line of the story, for logs, status and reports."""
-
-    kind: str
-    """``promotion``, ``refusal``, ``rollback``, ``drift``, ``round``, ``failure`` or ``note``."""
-    text: str
-    time: float
-    version: str = ""
-    numbers: dict[str, object] = field(default_factory=dict)
-    round_kind: str = ""
-    """Of the round that brought it about; empty if none did."""
-    seconds: float = 0.0
-    """Wall time of that round."""
-    cpu_s: float = 0.0
-    """CPU time of that round."""
-    steps: int = 0
-    """Optimiser steps of that round."""
-    sha256: str = ""
-    """Of the head that was promoted, or of the candidate that was not."""
-    parent: str = ""
-    """Version that was active before."""
 
 
 class Core:

@@ -23,16 +23,18 @@ from stream_ft.errors import LogTruncatedError, StoreFullError
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
 from stream_ft.model.engines.torch_engine import TorchEngine
+from stream_ft.parent import follow_parent
 from stream_ft.ports import Clock, EventLog, Record
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
-from stream_ft.replay.store import Applied, Store
+from stream_ft.replay.store import Applied
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis, storing
-from stream_ft.wiring.core import Core, Happening
+from stream_ft.wiring.core import Core
+from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.outbox import Publisher
 from stream_ft.wiring.probes import ProbeServer
-from stream_ft.wiring.processes import StopSignal, follow_parent
+from stream_ft.wiring.processes import StopSignal
 
 log = logging.getLogger("stream_ft.learn")
 
@@ -284,4 +286,3 @@ def run(settings: Settings) -> int:
             store.close()
             event_log.close()
     return stop.exit_code
-

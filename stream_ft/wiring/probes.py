@@ -83,5 +83,3 @@ class ProbeServer:
         if self._thread.is_alive():
             self._thread.join(STOP_S)
         self._listener.close()
-
-

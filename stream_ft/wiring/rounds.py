@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from stream_ft.events import Example
 from stream_ft.learn.job import Job, Result
+from stream_ft.parent import SUPERVISED
 
 GRACE_S = 20.0
 """A round ends itself on its own budget; after this much more it is killed."""
@@ -43,7 +45,14 @@ class RoundProcess:
     """
 
     def __init__(
-        self, folder: Path, job: Job, train: list[Example], evaluate: list[Example], *, memory_mb: int, seconds: float | None
+        self,
+        folder: Path,
+        job: Job,
+        train: list[Example],
+        evaluate: list[Example],
+        *,
+        memory_mb: int,
+        seconds: float | None,
     ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -59,6 +68,7 @@ class RoundProcess:
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
         )
+        environment[SUPERVISED] = "1"
         self._log = (folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
@@ -93,10 +103,8 @@ class RoundProcess:
     def kill(self) -> None:
         """End the process now, with whatever it started."""
         if self._process.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._process.wait()
         self._close()
 

@@ -33,9 +33,10 @@ from stream_ft.release.registry import Registry
 from stream_ft.testing import MemoryLog
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis, storing
-from stream_ft.wiring.core import Core, Happening
+from stream_ft.wiring.core import Core
+from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
-from stream_ft.wiring.report import Report, write_report
+from stream_ft.wiring.report import write_report
 from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, summary, write_summary
 
 RATE = 20.0
@@ -188,9 +189,7 @@ class Simulation:
             deterministic=True,
             tell=self._tell,
         )
-        genesis.ensure(
-            self._log, self.registry, base, model=settings.model.name, dim=self.engine.dim, now=START
-        )
+        genesis.ensure(self._log, self.registry, base, model=settings.model.name, dim=self.engine.dim, now=START)
         self.core.follow(START)
         self.core.follow(START)
         self.genesis = self.core.state.base
@@ -226,7 +225,11 @@ class Simulation:
 
     def _label(self, index: int, now: float) -> None:
         event = LabelledEvent(
-            id=str(index), input=self.rows[index].text, correction=LabelCorrection(label=self.fed[index]), source="file", time=now
+            id=str(index),
+            input=self.rows[index].text,
+            correction=LabelCorrection(label=self.fed[index]),
+            source="file",
+            time=now,
         )
         self._log.append([Outgoing(topic=self._labels, value=to_json(event))], now=now)
         records = self._log.read(self._labels, 0, self._offset, 1)
@@ -320,7 +323,9 @@ def simulate(
         rows = permuted(rows, seed)
     fed = fed_labels(rows, noise=noise, seed=seed)
     tests = (
-        read_rows(Path(test), text_column=text_column, label_column=label_column, phase_column=phase_column) if test else []
+        read_rows(Path(test), text_column=text_column, label_column=label_column, phase_column=phase_column)
+        if test
+        else []
     )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +375,7 @@ def _compare(run: Simulation) -> tuple[list[str] | None, list[str]]:
     """What the frozen copy and a plain online softmax would have answered: not part of the run that is measured."""
     texts = [row.text for row in run.rows]
     run.engine.activate(run.genesis)
-    plain = {text: e for text, e in zip(texts, _embed(run.engine, texts), strict=True)}
+    plain = dict(zip(texts, _embed(run.engine, texts), strict=True))
     softmax = OnlineSoftmax(run.engine.dim)
     guesses: list[str] = []
     for index, row in enumerate(run.rows):
@@ -391,4 +396,3 @@ def _compare(run: Simulation) -> tuple[list[str] | None, list[str]]:
 
 def _embed(engine: Engine, texts: Sequence[str]) -> list[npt.NDArray[np.float16]]:
     return [row for start in range(0, len(texts), AHEAD) for row in engine.encode(texts[start : start + AHEAD])]
-

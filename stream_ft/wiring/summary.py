@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stream_ft.connectors.files import Row
-from stream_ft.wiring.core import Happening
+from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
 
 MOST_RECALLS = 10
@@ -224,7 +224,9 @@ def recalls(scores: Scores) -> dict[str, float] | None:
     if not names or len(names) > MOST_RECALLS:
         return None
     found = {
-        name: recall_at_precision([label == name for label in labels], [chance.get(name, 0.0) for chance in chances], 0.99)
+        name: recall_at_precision(
+            [label == name for label in labels], [chance.get(name, 0.0) for chance in chances], 0.99
+        )
         for name in names
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -11,7 +11,8 @@ from typing import Any
 
 from stream_ft.config import Settings, flatten
 from stream_ft.lock import FolderLock
-from stream_ft.wiring.processes import SUPERVISED, StopSignal, follow_parent
+from stream_ft.parent import SUPERVISED, follow_parent
+from stream_ft.wiring.processes import StopSignal
 
 ROLES = ("serve", "learn")
 STOP_S = 20.0
@@ -39,7 +40,8 @@ def run(settings: Settings) -> int:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment in which a child resolves exactly these settings."""
     return os.environ | {
-        "STREAM_FT_" + name.replace(".", "__").upper(): _text(value) for name, value in flatten(settings.model_dump()).items()
+        "STREAM_FT_" + name.replace(".", "__").upper(): _text(value)
+        for name, value in flatten(settings.model_dump()).items()
     }
 
 
@@ -84,7 +86,9 @@ class _Child:
             if self._failures > MOST_RESTARTS:
                 return 1
             wait = 0.0 if self._failures <= 1 else 2.0 ** (self._failures - 1)
-            print(f"stream-ft up: {self.role} ended with code {code}; starting it again in {wait:.0f} s.", file=sys.stderr)
+            print(
+                f"stream-ft up: {self.role} ended with code {code}; starting it again in {wait:.0f} s.", file=sys.stderr
+            )
             self._again_at = now + wait
         if now >= self._again_at:
             self._start()
@@ -133,5 +137,3 @@ class _Supervisor:
             for child in children:
                 child.join(deadline)
         return self._stop.exit_code or code
-
-
