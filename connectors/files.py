@@ -129,7 +129,8 @@ def guess_columns(path: Path) -> Guess:
         text_column=names[text],
         label_column=names[label],
         why=f"Column {names[text]!r} has the longest texts, column {names[label]!r}"
-        f" the {len(set(columns[label]))} values that come again{'' if named else '; the file has no header, so columns count from 0'}.",
+        f" the {len(set(columns[label]))} values that come again"
+        f"{'' if named else '; the file has no header, so columns count from 0'}.",
     )
 
 
