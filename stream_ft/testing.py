@@ -74,13 +74,14 @@ class MemoryLog:
         self.full = False
         """While true, every append raises :class:`StoreFullError`, as on a full disk."""
 
-    def append(self, messages: Sequence[Outgoing]) -> list[int]:
-        """See the port."""
+    def append(self, messages: Sequence[Outgoing], *, now: float | None = None) -> list[int]:
+        """See the port. ``now`` is the append time of these messages, in place of the clock's."""
         with self._lock:
             self._check_open()
             if self.full:
                 raise StoreFullError("The log cannot be written: the disk is full.", "Free some space.")
-            return [self._append(message) for message in messages]
+            appended_at = self._clock.now() if now is None else now
+            return [self._append(message, appended_at) for message in messages]
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         """See the port."""
@@ -129,7 +130,7 @@ class MemoryLog:
         """See the port."""
         self._closed = True
 
-    def _append(self, message: Outgoing) -> int:
+    def _append(self, message: Outgoing, appended_at: float) -> int:
         count = self._partitions.get(message.topic, 1)
         if message.key is None:
             turn = self._turn.get(message.topic, 0)
@@ -146,7 +147,7 @@ class MemoryLog:
                 key=message.key,
                 value=message.value,
                 headers=message.headers,
-                appended_at=self._clock.now(),
+                appended_at=appended_at,
             )
         )
         self._changed = True
