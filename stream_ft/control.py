@@ -24,7 +24,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", min_length=64, max_length
 Issuer = Annotated[str, Meta(pattern="^(learner|operator)/.+$", max_length=200)]
 Moment = Annotated[datetime, Meta(tz=True)]
 """RFC 3339 with an offset."""
-Epoch = Annotated[int, Meta(ge=0)]
+Epoch = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Command(Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
