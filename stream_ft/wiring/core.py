@@ -10,7 +10,6 @@ The order in one call of :meth:`Core.ingest` is the contract:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError
 from stream_ft.events import Event, Example, LabelledEvent, Reject
 from stream_ft.ingest.validate import parse
-from stream_ft.learn import evaluate, gate, schedule
+from stream_ft.learn import evaluate, schedule
 from stream_ft.learn.drift import detector
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.learner import (
@@ -51,17 +50,15 @@ from stream_ft.model.heads import Head
 from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.release import dossier
 from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
-from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.store import Applied, Item, Store
 from stream_ft.topics import topic
 from stream_ft.wiring.happening import Happening
+from stream_ft.wiring.releasing import file_sha256, forget_old, numbers_of, write_candidate
 from stream_ft.wiring.rounds import Outcome, RoundProcess
 
 log = logging.getLogger("stream_ft.learn")
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float16]]
-KEEP_RELEASES = 50
-"""Releases whose files are kept: what a rollback can go back to."""
 
 
 class Core:
@@ -225,7 +222,7 @@ class Core:
             "promotion",
             f"{told}, by a {mine.job.kind} round: {mine.verdict.reason}",
             now,
-            numbers=_numbers(mine.verdict),
+            numbers=numbers_of(mine.verdict),
             result=mine.result,
             sha256=message.start_head,
             parent=previous.version,
@@ -267,7 +264,7 @@ class Core:
         elif isinstance(effect, Release):
             self._release(effect, now)
         elif isinstance(effect, Refuse):
-            numbers = {} if effect.verdict is None else _numbers(effect.verdict)
+            numbers = {} if effect.verdict is None else numbers_of(effect.verdict)
             kind = "failure" if effect.verdict is None else "refusal"
             self._say(
                 kind,
@@ -276,7 +273,7 @@ class Core:
                 numbers=numbers,
                 result=effect.result,
                 round_kind=effect.job.kind,
-                sha256=_sha256(self._jobs / "round" / "head.safetensors"),
+                sha256=file_sha256(self._jobs / "round" / "head.safetensors"),
                 parent=self.state.version,
             )
         elif isinstance(effect, DriftAlarm):
@@ -362,39 +359,17 @@ class Core:
         )
 
     def _release(self, effect: Release, now: float) -> None:
-        folder = self._jobs / "round"
-        job, result = effect.job, effect.result
-        head = dossier.stamp(
-            (folder / "head.safetensors").read_bytes(),
-            dossier.Dossier(
-                kind=job.kind,
-                examples_upto=job.examples_upto,
-                offsets=self._offsets_at(job.examples_upto),
-                train_examples=result.train_examples,
-                verdict=_numbers(effect.verdict),
-                created=now,
-                seed=job.seed,
-            ),
+        job = effect.job
+        base, head = write_candidate(
+            self.registry,
+            self._jobs / "round",
+            effect,
+            base=self._base,
+            offsets=self._offsets_at(job.examples_upto),
+            now=now,
         )
-        head_sha = self.registry.put_head(head)
-        base = job.champion_base
-        if job.kind != "head":
-            files = {p.name: p.read_bytes() for p in sorted((folder / "candidate").iterdir())}
-            files["head.safetensors"] = head
-            files |= manifest_file(
-                files,
-                parent=job.champion_base,
-                base_model=self._base.name,
-                base_model_sha256=self._base.sha256,
-                method=job.kind,
-                examples_upto=job.examples_upto,
-                offsets=self._offsets_at(job.examples_upto),
-                verdict=_numbers(effect.verdict),
-                seed=job.seed,
-                created=now,
-            )
-            base = self.registry.put(files)
-            self._pending = (base, folder / "embeddings.safetensors")
+        if base != job.champion_base:
+            self._pending = (base, self._jobs / "round" / "embeddings.safetensors")
         failpoints.hit("release.before_promote")
         self._append(
             control.new(
@@ -402,7 +377,7 @@ class Core:
                 by=self._issuer,
                 now=now,
                 base=base,
-                start_head=head_sha,
+                start_head=head,
                 parent=job.champion_base,
                 expected_epoch=job.epoch,
             )
@@ -410,7 +385,7 @@ class Core:
         self._releasing = effect
         self.follow(now)
         self._releasing = None
-        self._forget_old()
+        forget_old(self.registry, self.state)
 
     def _offsets_at(self, seq: int) -> dict[str, int]:
         """Offsets before which every event is covered by examples up to ``seq``."""
@@ -420,17 +395,6 @@ class Core:
                 break
             covered = offsets
         return covered
-
-    def _forget_old(self) -> None:
-        kept = [release for _, release in self.state.history[-KEEP_RELEASES:]]
-        heads = {release.start_head for release in kept} | {self.state.start_head}
-        bases = {release.base for release in kept} | {self.state.base}
-        for sha in self.registry.list_heads():
-            if sha not in heads:
-                self.registry.delete_head(sha)
-        for sha in self.registry.list():
-            if sha not in bases:
-                self.registry.delete(sha)
 
     @property
     def _issuer(self) -> str:
@@ -467,14 +431,3 @@ class Core:
                 parent=parent,
             )
         )
-
-
-def _sha256(path: Path) -> str:
-    """Of a file's bytes; empty if there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def _numbers(verdict: gate.Verdict) -> dict[str, object]:
-    """The verdict as plain JSON values."""
-    plain: dict[str, object] = msgspec.to_builtins(verdict)
-    return plain

@@ -1,0 +1,88 @@
+"""Writes an accepted candidate into the registry, and forgets what no rollback can reach any more."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stream_ft.learn import gate
+from stream_ft.learn.learner import Release
+from stream_ft.model.base import BaseFolder
+from stream_ft.release import dossier
+from stream_ft.release.fold import State
+from stream_ft.release.manifest import manifest_file
+from stream_ft.release.registry import Registry
+
+KEEP_RELEASES = 50
+"""Releases whose files are kept: what a rollback can go back to."""
+
+
+def write_candidate(
+    registry: Registry, folder: Path, release: Release, *, base: BaseFolder, offsets: dict[str, int], now: float
+) -> tuple[str, str]:
+    """Write the candidate that a round left in ``folder``; sha256 of its base and of its head.
+
+    Args:
+        release: what the gate let pass.
+        base: the pretrained model.
+        offsets: per topic, the offset before which every event is covered.
+    """
+    job, result = release.job, release.result
+    verdict = numbers_of(release.verdict)
+    head = dossier.stamp(
+        (folder / "head.safetensors").read_bytes(),
+        dossier.Dossier(
+            kind=job.kind,
+            examples_upto=job.examples_upto,
+            offsets=offsets,
+            train_examples=result.train_examples,
+            verdict=verdict,
+            created=now,
+            seed=job.seed,
+        ),
+    )
+    head_sha = registry.put_head(head)
+    if job.kind == "head":
+        return job.champion_base, head_sha
+    files = {path.name: path.read_bytes() for path in sorted((folder / "candidate").iterdir())}
+    files["head.safetensors"] = head
+    files |= manifest_file(
+        files,
+        parent=job.champion_base,
+        base_model=base.name,
+        base_model_sha256=base.sha256,
+        method=job.kind,
+        examples_upto=job.examples_upto,
+        offsets=offsets,
+        verdict=verdict,
+        seed=job.seed,
+        created=now,
+    )
+    return registry.put(files), head_sha
+
+
+def forget_old(registry: Registry, state: State) -> None:
+    """Delete the files of all but the last :data:`KEEP_RELEASES` releases and the active one."""
+    kept = [release for _, release in state.history[-KEEP_RELEASES:]]
+    heads = {release.start_head for release in kept} | {state.start_head}
+    bases = {release.base for release in kept} | {state.base}
+    for sha in registry.list_heads():
+        if sha not in heads:
+            registry.delete_head(sha)
+    for sha in registry.list():
+        if sha not in bases:
+            registry.delete(sha)
+
+
+def numbers_of(verdict: gate.Verdict) -> dict[str, Any]:
+    """The verdict as plain JSON values."""
+    plain: dict[str, Any] = msgspec.to_builtins(verdict)
+    return plain
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes; empty if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
