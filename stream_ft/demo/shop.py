@@ -15,7 +15,7 @@ import io
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,7 @@ LATE = "click_and_collect"
 DESKS = {"return_item": ("aftersales_a", "aftersales_b"), "warranty": ("aftersales_b", "aftersales_a")}
 """Label of these meanings in phase 1 and in phase 2."""
 SHARES = {"return_item": 1.9, "warranty": 1.9, LATE: 1.8}
-"""How often a meaning is asked for, against 1 for every other."""
+"""How often a meaning is asked for in phase 2, against 1 for every other. In phase 1 all are asked for alike."""
 
 _PRODUCTS = (
     "coffee machine|kettle|toaster|desk lamp|bookshelf|office chair|rug|mirror|wall clock|vase|teapot|frying pan|"
@@ -44,17 +44,40 @@ _DEVICES = "coffee machine|blender|toaster|desk lamp|headphone|speaker|hair drye
 _CHOICES = {
     "garment": _GARMENTS.split("|"),
     "device": _DEVICES.split("|"),
-    "product": _PRODUCTS.split("|") + ["jacket", "raincoat", "sweater", "headphone", "speaker"],
-    "colour": "red|blue|green|black|white|grey|yellow|brown|navy|beige|pink".split("|"),
-    "size": "XS|S|M|L|XL|36|38|40|42|44".split("|"),
-    "city": "Hamburg|Leeds|Lyon|Porto|Vienna|Ghent|Turin|Malmo|Krakow|Cork|Basel|Utrecht".split("|"),
-    "day": "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|"),
-    "card": "credit card|debit card|visa card|gift card|mastercard".split("|"),
-    "code": "SPRING10|WELCOME|SAVE20|HELLO5|VIP15|SUMMER|BDAY25|NEWS10".split("|"),
-    "n": "2 3 4 5 6 7 8 9 two three four five".split(),
+    "product": [*_PRODUCTS.split("|"), "jacket", "raincoat", "sweater", "headphone", "speaker"],
+    "colour": ["red", "blue", "green", "black", "white", "grey", "yellow", "brown", "navy", "beige", "pink"],
+    "size": ["XS", "S", "M", "L", "XL", "36", "38", "40", "42", "44"],
+    "city": [
+        "Hamburg",
+        "Leeds",
+        "Lyon",
+        "Porto",
+        "Vienna",
+        "Ghent",
+        "Turin",
+        "Malmo",
+        "Krakow",
+        "Cork",
+        "Basel",
+        "Utrecht",
+    ],
+    "day": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
+    "card": ["credit card", "debit card", "visa card", "gift card", "mastercard"],
+    "code": ["SPRING10", "WELCOME", "SAVE20", "HELLO5", "VIP15", "SUMMER", "BDAY25", "NEWS10"],
+    "n": ["2", "3", "4", "5", "6", "7", "8", "9", "two", "three", "four", "five"],
 }
 _OPENINGS: dict[Split, tuple[str, ...]] = {
-    "train": ("hi", "hello", "hey", "good morning", "dear team", "hi there", "excuse me", "hello, quick question", "ok so"),
+    "train": (
+        "hi",
+        "hello",
+        "hey",
+        "good morning",
+        "dear team",
+        "hi there",
+        "excuse me",
+        "hello, quick question",
+        "ok so",
+    ),
     "test": ("good evening", "dear shop", "greetings", "hey folks", "hello everyone", "sorry to bother you"),
 }
 _CLOSINGS: dict[Split, tuple[str, ...]] = {
@@ -96,14 +119,16 @@ def label_of(meaning: str, phase: Literal[1, 2]) -> str:
     return DESKS[meaning][phase - 1] if meaning in DESKS else meaning
 
 
-def generate(seed: int = SEED, *, rows: int = STREAM_ROWS, phase_1: int = PHASE_1_ROWS, test: int = TEST_ROWS) -> ShopData:
+def generate(
+    seed: int = SEED, *, rows: int = STREAM_ROWS, phase_1: int = PHASE_1_ROWS, test: int = TEST_ROWS
+) -> ShopData:
     """The same seed gives the same rows, on every platform."""
     random_ = random.Random(seed)
     train_templates, test_templates = templates("train"), templates("test")
     early = [meaning for meaning in train_templates if meaning != LATE]
-    late = list(train_templates)
+    late = {meaning: SHARES.get(meaning, 1.0) for meaning in train_templates}
     stream = [
-        *_messages(random_, train_templates, _deal(random_, early, phase_1), "train", 1),
+        *_messages(random_, train_templates, _deal(random_, dict.fromkeys(early, 1.0), phase_1), "train", 1),
         *_messages(random_, train_templates, _deal(random_, late, rows - phase_1), "train", 2),
     ]
     return ShopData(
@@ -112,13 +137,11 @@ def generate(seed: int = SEED, *, rows: int = STREAM_ROWS, phase_1: int = PHASE_
     )
 
 
-def _deal(random_: random.Random, meanings: Sequence[str], count: int) -> list[str]:
-    """``count`` meanings in their shares, shuffled: shares are exact, so that a seed cannot starve one."""
-    total = sum(SHARES.get(meaning, 1.0) for meaning in meanings)
-    dealt: list[str] = []
-    for meaning in meanings:
-        dealt += [meaning] * int(count * SHARES.get(meaning, 1.0) / total)
-    dealt += random_.choices(meanings, k=count - len(dealt))
+def _deal(random_: random.Random, shares: Mapping[str, float], count: int) -> list[str]:
+    """``count`` meanings, shuffled. Shares are exact but for rounding, so that a seed cannot starve a meaning."""
+    total = sum(shares.values())
+    dealt = [meaning for meaning, share in shares.items() for _ in range(int(count * share / total))]
+    dealt += random_.choices(list(shares), k=count - len(dealt))
     random_.shuffle(dealt)
     return dealt
 
