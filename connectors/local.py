@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from stream_ft.connectors.sqlite_log import SqliteLog
-
 from stream_ft.errors import ConfigError
 from stream_ft.ports import Outgoing, Record
 from stream_ft.topics import kind_of
+
+from .sqlite_log import SqliteLog
 
 __all__ = ["FILES", "LocalLog", "SqliteLog", "open_log"]
 
