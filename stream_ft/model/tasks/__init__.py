@@ -74,12 +74,15 @@ class Task(Protocol):
 
     def score(
         self,
-        engine: TorchEngine,
+        engine: TorchEngine | None,
         head: Head | None,
         embeddings: npt.NDArray[np.float16],
         examples: Sequence[Example],
     ) -> list[float]:
-        """Score of each example under the engine's active base, greater is better; ``None`` is no head yet."""
+        """Score of each example under the engine's active base, greater is better.
+
+        ``head`` is ``None`` where there is none yet; ``engine`` may be where embeddings are all that is needed.
+        """
         ...
 
     def classes(self, examples: Sequence[Example]) -> list[str] | None:

@@ -84,7 +84,7 @@ class Classification:
 
     def score(
         self,
-        engine: TorchEngine,
+        engine: TorchEngine | None,
         head: Head | None,
         embeddings: npt.NDArray[np.float16],
         examples: Sequence[Example],

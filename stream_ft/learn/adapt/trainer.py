@@ -1,0 +1,127 @@
+"""The training loop of a round: bounded in steps and seconds, guarded against what is not a number and divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from stream_ft import failpoints
+from stream_ft.errors import StreamFTError
+from stream_ft.events import Example
+from stream_ft.learn.adapt.batches import Batches
+from stream_ft.model.base import Tokenizer
+from stream_ft.model.tasks import Task
+from stream_ft.model.tasks.training_head import TrainingHead
+
+CLIP = 1.0
+WARM_UP = 0.1
+HEAD_RATE = 10.0
+"""The head's rows learn faster than the encoder: they are few, and each sees its own class alone."""
+MOST_SKIPPED = 3
+"""Steps in a row without a finite loss and gradient before a round is given up."""
+WINDOW = 8
+
+
+class TrainingAborted(StreamFTError):
+    """The training went astray; the champion stays."""
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """What a training did."""
+
+    steps: int = 0
+    skipped: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def make_optimizer(model: torch.nn.Module, head: TrainingHead | None, rate: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over what requires gradients; the head in its own group."""
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate, "peak": rate}]
+    if head is not None:
+        groups.append({"params": [head.weight], "lr": rate * HEAD_RATE, "peak": rate * HEAD_RATE, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, weight_decay=0.01)
+
+
+def train(
+    task: Task,
+    model: torch.nn.Module,
+    head: TrainingHead | None,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    draws: Batches,
+    *,
+    steps: int,
+    batch: int,
+    deadline: float | None,
+    monotonic: Callable[[], float],
+    device: torch.device,
+) -> Trained:
+    """Train ``model`` (and ``head``) in place; leaves it in ``eval``.
+
+    Args:
+        optimizer: from :func:`make_optimizer`; its rates are warmed up and decayed linearly over ``steps``.
+        draws: which examples a step sees.
+        batch: examples in a step; halved once if a step is not finite.
+        deadline: on ``monotonic``, seconds; ``None`` for steps alone.
+
+    Raises:
+        TrainingAborted: losses were not finite several times in a row, or rose far above where they began.
+    """
+    done = Trained()
+    in_a_row, size = 0, batch
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    model.train()
+    for step in range(steps):
+        if deadline is not None and monotonic() >= deadline:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule(step, steps)
+        rows = task.encode(tokenizer, [examples[i] for i in draws.draw(size)], device)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            losses = task.loss(model, head, rows)
+        loss = (losses.float() * rows.weights).sum() / rows.weights.sum().clamp(min=1e-9)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        value = float(loss.detach())
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            done.skipped += 1
+            in_a_row += 1
+            if in_a_row >= MOST_SKIPPED:
+                raise TrainingAborted(
+                    f"The loss was not finite in {in_a_row} steps in a row.", "Lower the learning rate."
+                )
+            if size == batch:
+                size = max(1, batch // 2)
+            continue
+        in_a_row = 0
+        optimizer.step()
+        done.steps += 1
+        done.losses.append(value)
+        _guard(done.losses)
+        failpoints.hit("round.after_step")
+    optimizer.zero_grad(set_to_none=True)
+    model.eval()
+    return done
+
+
+def schedule(step: int, steps: int) -> float:
+    """Factor on the learning rate: up over the first tenth, then down to nothing, both linear."""
+    warm = max(1, round(steps * WARM_UP))
+    if step < warm:
+        return (step + 1) / warm
+    return max(0.0, (steps - step) / max(1, steps - warm))
+
+
+def _guard(losses: list[float]) -> None:
+    """Divergence: the mean of the last losses is more than twice that of the first ones, and by half a nat."""
+    if len(losses) < 2 * WINDOW:
+        return
+    first, last = sum(losses[:WINDOW]) / WINDOW, sum(losses[-WINDOW:]) / WINDOW
+    if last > 2 * first + 0.5:
+        raise TrainingAborted(f"The loss rose from {first:.2f} to {last:.2f}.", "Lower the learning rate.")
