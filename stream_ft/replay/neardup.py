@@ -18,8 +18,8 @@ GRAM = 3
 NEAR = 0.8
 """Jaccard similarity of the sets of n-grams from which two texts are near-duplicates: they share a side."""
 SAME = 0.9
-"""Similarity from which another label is a contradiction. Stricter than :data:`NEAR`: in long texts one word may rightly
-decide the label."""
+"""Similarity from which another label is a contradiction. Stricter than :data:`NEAR`: one word of a long text may
+rightly decide its label."""
 BANDS, ROWS = 16, 4
 """A pair of similarity 0.8 shares a band with probability 0.9998, one of 0.3 with 0.12."""
 LONGEST = 2_000
@@ -70,7 +70,8 @@ def grams(normalised: str) -> npt.NDArray[np.uint64]:
 
 def signature(hashed: npt.NDArray[np.uint64]) -> Signature:
     """MinHash signature ``[BANDS * ROWS]`` of a set of n-grams."""
-    return ((hashed[:, None] * _A + _B) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    sketch: Signature = ((hashed[:, None] * _A + _B) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    return sketch
 
 
 def similarity(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> float:
