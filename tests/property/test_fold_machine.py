@@ -1,0 +1,188 @@
+"""Two learners and an operator, each with its own, late view of the log; messages are delayed, doubled, reordered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream_ft import control
+from stream_ft.release.fold import INITIAL, Entry, Release, State, Verdict, fold
+
+LEARNERS = ["learner/one", "learner/two"]
+OPERATOR = "operator/anna"
+
+
+def sha(number: int) -> str:
+    return f"{number:064x}"
+
+
+class ControlLog(RuleBasedStateMachine):
+    """The log is the truth; everybody else has folded some prefix of it."""
+
+    flying = Bundle("flying")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Entry] = []
+        self.state: State = INITIAL
+        self.views: dict[str, State] = {}
+        self.serial = 0
+        self.names: dict[str, Release] = {}
+        self.gone: set[str] = set()
+        """Bases that were rolled back or denied, as this test remembers it."""
+        self.wanted: dict[str, tuple[str, int]] = {}
+        """By message id: who issued it, and the epoch it saw."""
+
+    @initialize()
+    def begin(self) -> None:
+        fields = {"log_id": "log", "base": sha(0), "start_head": sha(1)}
+        self.deliver(self.write("genesis", OPERATOR, fields))
+        self.views = dict.fromkeys((*LEARNERS, OPERATOR), self.state)
+
+    def write(self, kind: str, who: str, fields: dict[str, Any]) -> bytes:
+        self.serial += 1
+        header = {"type": kind, "id": f"m{self.serial}", "issued_by": who, "issued_at": "2026-01-31T12:00:00Z"}
+        self.wanted[f"m{self.serial}"] = (who, self.views[who].epoch if self.views else -1)
+        return json.dumps(header | fields).encode()
+
+    # --- what may happen ---------------------------------------------------------------------------------------
+
+    @rule(who=st.sampled_from([*LEARNERS, OPERATOR]), behind=st.integers(0, 5))
+    def catch_up(self, who: str, behind: int) -> None:
+        view = INITIAL
+        for entry in self.log[: max(1, len(self.log) - behind)]:
+            view, _ = fold(view, entry)
+        if view.offset > self.views[who].offset:
+            self.views[who] = view
+
+    @rule(target=flying, who=st.sampled_from(LEARNERS))
+    def lead(self, who: str) -> bytes:
+        return self.write("lead", who, {"expected_epoch": self.views[who].epoch})
+
+    @rule(target=flying, who=st.sampled_from([*LEARNERS, OPERATOR]), fresh=st.booleans(), pick=st.integers(0, 20))
+    def promote(self, who: str, fresh: bool, pick: int) -> bytes:
+        view = self.views[who]
+        base = sha(1000 + self.serial) if fresh else view.history[pick % len(view.history)][1].base
+        fields = {"base": base, "start_head": sha(self.serial), "parent": view.base, "expected_epoch": view.epoch}
+        return self.write("promote", who, fields)
+
+    @rule(target=flying, who=st.sampled_from([*LEARNERS, OPERATOR]), back=st.integers(0, 4), head=st.booleans())
+    def roll_back(self, who: str, back: int, head: bool) -> bytes:
+        view = self.views[who]
+        fields: dict[str, Any] = {"to_epoch": max(0, view.epoch - back), "reason": "worse"}
+        if who != OPERATOR:
+            fields |= {"automatic": True, "expected_epoch": view.epoch}
+        if head:
+            fields["checkpoint"] = sha(2000 + self.serial)
+        return self.write("rollback", who, fields)
+
+    @rule(target=flying, pick=st.integers(0, 20))
+    def deny(self, pick: int) -> bytes:
+        history = self.views[OPERATOR].history
+        return self.write("deny", OPERATOR, {"sha256": history[pick % len(history)][1].base, "reason": "bad"})
+
+    @rule(target=flying, kind=st.sampled_from(["pin", "unpin", "pause", "resume"]))
+    def flag(self, kind: str) -> bytes:
+        return self.write(kind, OPERATOR, {})
+
+    @rule(value=flying)
+    def arrive(self, value: bytes) -> None:
+        """A message reaches the log: perhaps late, perhaps for the second time."""
+        self.deliver(value)
+
+    # --- what must hold ----------------------------------------------------------------------------------------
+
+    def deliver(self, value: bytes) -> None:
+        before = self.state
+        entry = Entry(offset=len(self.log), appended_at=float(len(self.log)), value=value)
+        self.log.append(entry)
+        self.state, verdict = fold(before, entry)
+        assert self.state.epoch - before.epoch in (0, 1)
+        assert verdict.id is not None
+        assert not (verdict.accepted and verdict.id in before.ids)
+        if not verdict.accepted:
+            assert (self.state.epoch, self.state.release) == (before.epoch, before.release)
+            assert self.state.leader == before.leader
+            return
+        self.check_accepted(before, verdict)
+
+    def check_accepted(self, before: State, verdict: Verdict) -> None:
+        message, state = verdict.message, self.state
+        assert verdict.id is not None
+        who, seen = self.wanted[verdict.id]
+        moved = state.epoch == before.epoch + 1
+        if isinstance(message, control.Lead):
+            assert moved
+            assert seen == before.epoch
+            assert (state.leader, state.release) == (who, before.release)
+        elif isinstance(message, control.Promote):
+            assert moved
+            assert seen == before.epoch
+            assert message.base not in self.gone
+            assert who == OPERATOR or (who == before.leader and not before.paused and not before.pinned)
+            assert state.release == Release(message.base, message.start_head)
+        elif isinstance(message, control.Rollback):
+            assert moved
+            if who != OPERATOR:
+                assert (who, seen) == (before.leader, before.epoch)
+                assert not before.paused
+                assert not before.pinned
+            if state.base != before.base:
+                self.gone.add(before.base)
+        elif isinstance(message, control.Deny):
+            assert moved == (message.sha256 == before.base)
+            self.gone.add(message.sha256)
+        else:
+            assert moved == isinstance(message, control.Genesis)
+
+    @precondition(lambda self: self.state.log_id)
+    @invariant()
+    def what_is_gone_stays_gone(self) -> None:
+        assert self.state.base not in self.gone
+        assert set(self.state.denied) == self.gone
+
+    @precondition(lambda self: self.state.log_id)
+    @invariant()
+    def a_name_has_one_content(self) -> None:
+        assert self.names.setdefault(self.state.version, self.state.release) == self.state.release
+
+    @precondition(lambda self: self.state.log_id)
+    @invariant()
+    def whoever_folds_the_log_comes_to_the_same_state(self) -> None:
+        state = INITIAL
+        for entry in self.log:
+            state, _ = fold(state, entry)
+        assert state == self.state
+
+
+ControlLog.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestControlLog = ControlLog.TestCase
+
+
+def test_a_frozen_learner_that_thaws_is_fenced_off() -> None:
+    """Learner one starts a round, freezes; learner two leads and promotes; one thaws and tries everything it has."""
+    log: list[Entry] = []
+    state = INITIAL
+
+    def say(kind: str, who: str, **fields: Any) -> Verdict:
+        nonlocal state
+        header = {"type": kind, "id": f"m{len(log)}", "issued_by": who, "issued_at": "2026-01-31T12:00:00Z"}
+        log.append(Entry(offset=len(log), appended_at=0.0, value=json.dumps(header | fields).encode()))
+        state, verdict = fold(state, log[-1])
+        return verdict
+
+    one, two = LEARNERS
+    assert say("genesis", OPERATOR, log_id="log", base=sha(0), start_head=sha(1)).accepted
+    assert say("lead", one, expected_epoch=0).accepted
+    assert say("lead", two, expected_epoch=1).accepted
+    assert say("promote", two, base=sha(2), start_head=sha(3), parent=sha(0), expected_epoch=2).accepted
+    for epoch in range(5):
+        assert not say("promote", one, base=sha(4), start_head=sha(5), parent=sha(0), expected_epoch=epoch).accepted
+        assert not say("promote", one, base=sha(4), start_head=sha(5), parent=sha(2), expected_epoch=epoch).accepted
+        assert not say("rollback", one, to_epoch=0, reason="", automatic=True, expected_epoch=epoch).accepted
+    assert not say("lead", one, expected_epoch=1).accepted
+    assert (state.leader, state.base, state.epoch) == (two, sha(2), 3)
