@@ -23,10 +23,11 @@ from msgspec import Struct
 from stream_ft import failpoints
 from stream_ft.errors import ArtifactError, LogTruncatedError, StreamFTError
 from stream_ft.metrics import ServeMetrics
+from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Clock, EventLog, Outgoing
-from stream_ft.release import state_file
+from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, fold
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
@@ -337,7 +338,10 @@ class Follower:
         try:
             head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
             if wanted.base not in self._prepared:
-                self._engine.prepare(wanted.base, self._artifacts.get(wanted.base))
+                files = self._artifacts.get(wanted.base)
+                if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
+                    manifest.check(files)
+                self._engine.prepare(wanted.base, files)
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
             failpoints.hit("serve.before_flip")

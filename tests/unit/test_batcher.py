@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stream_ft.errors import StreamFTError
+from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, ForwardError, QueueFullError
+
+WAIT_S = 10.0
+
+
+class Gate:
+    """A forward that upper-cases, notes its batches, and waits while it is shut."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.entered = threading.Event()
+        self.open = threading.Event()
+        self.open.set()
+
+    def __call__(self, texts: list[str]) -> list[str]:
+        self.entered.set()
+        assert self.open.wait(WAIT_S)
+        self.batches.append(list(texts))
+        if "bad" in texts:
+            raise ZeroDivisionError("secret text of a user")
+        if "told" in texts:
+            raise StreamFTError("The text was not understood.")
+        return [text.upper() for text in texts]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., tuple[Batcher[str], Gate]]]:
+    made: list[tuple[Batcher[str], Gate]] = []
+
+    def build(**settings: Any) -> tuple[Batcher[str], Gate]:
+        gate = Gate()
+        batcher: Batcher[str] = Batcher(gate, **settings)
+        batcher.start()
+        made.append((batcher, gate))
+        return batcher, gate
+
+    yield build
+    for batcher, gate in made:
+        gate.open.set()
+        batcher.close()
+        assert not batcher.alive
+
+
+async def busy(batcher: Batcher[str], gate: Gate) -> asyncio.Task[list[str]]:
+    """Shut the gate with one request inside."""
+    gate.open.clear()
+    gate.entered.clear()
+    task = asyncio.create_task(batcher.submit(["first"]))
+    assert await asyncio.to_thread(gate.entered.wait, WAIT_S)
+    return task
+
+
+def test_answers_come_in_order(make: Any) -> None:
+    batcher, _ = make()
+    assert asyncio.run(batcher.submit(["a", "b", "c"])) == ["A", "B", "C"]
+
+
+def test_what_waits_is_answered_together_and_nobody_gets_anothers_answer(make: Any) -> None:
+    batcher, gate = make(max_batch=32)
+
+    async def scene() -> list[list[str]]:
+        first = await busy(batcher, gate)
+        others = [asyncio.create_task(batcher.submit([f"t{i}", f"u{i}"])) for i in range(8)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        return await asyncio.gather(*others)
+
+    assert asyncio.run(scene()) == [[f"T{i}", f"U{i}"] for i in range(8)]
+    assert [len(batch) for batch in gate.batches] == [1, 16]
+
+
+def test_a_batch_stays_within_its_size_and_never_splits_a_request(make: Any) -> None:
+    batcher, gate = make(max_batch=4)
+
+    async def scene() -> None:
+        first = await busy(batcher, gate)
+        others = [asyncio.create_task(batcher.submit([f"{i}"] * 3)) for i in range(3)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(scene())
+    assert gate.batches[1:] == [["0"] * 3, ["1"] * 3, ["2"] * 3]
+
+
+def test_a_large_request_is_cut_without_a_flip_in_between() -> None:
+    order: list[object] = []
+
+    def forward(texts: list[str]) -> list[str]:
+        if not order:
+            batcher.between(lambda: order.append("flip"))
+        order.append(len(texts))
+        return texts
+
+    batcher = Batcher(forward, max_batch=4)
+    batcher.start()
+    assert asyncio.run(batcher.submit([str(i) for i in range(10)])) == [str(i) for i in range(10)]
+    batcher.close()
+    assert order == [4, 4, 2, "flip"]
+
+
+def test_a_flip_comes_before_the_requests_that_wait(make: Any) -> None:
+    batcher, gate = make()
+    seen: list[int] = []
+
+    async def scene() -> None:
+        first = await busy(batcher, gate)
+        waiting = asyncio.create_task(batcher.submit(["second"]))
+        await asyncio.sleep(0)
+        flip = batcher.between(lambda: seen.append(len(gate.batches)))
+        gate.open.set()
+        await asyncio.gather(first, waiting)
+        flip.result(WAIT_S)
+
+    asyncio.run(scene())
+    assert seen == [1]
+
+
+def test_a_job_runs_on_the_forward_thread_and_hands_back_its_error(make: Any) -> None:
+    batcher, _ = make()
+    assert batcher.between(threading.current_thread).result(WAIT_S).name == "forward"
+    with pytest.raises(ZeroDivisionError):
+        batcher.between(lambda: 1 // 0).result(WAIT_S)
+    assert asyncio.run(batcher.submit(["x"])) == ["X"]
+
+
+def test_a_full_queue_refuses_at_once(make: Any) -> None:
+    batcher, gate = make(queue=2)
+
+    async def scene() -> None:
+        first = await busy(batcher, gate)
+        waiting = asyncio.create_task(batcher.submit(["a", "b"]))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        with pytest.raises(QueueFullError, match="2 inputs wait"):
+            await batcher.submit(["c"])
+        gate.open.set()
+        await asyncio.gather(first, waiting)
+
+    asyncio.run(scene())
+    assert batcher.waiting == 0
+
+
+def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(make: Any) -> None:
+    batcher, _ = make(queue=2, max_batch=2)
+    assert len(asyncio.run(batcher.submit(["a"] * 5))) == 5
+
+
+def test_a_late_request_is_given_up_and_never_computed(make: Any) -> None:
+    batcher, gate = make(deadline_s=0.05)
+
+    async def scene() -> None:
+        first = await busy(batcher, gate)
+        with pytest.raises(DeadlineError, match=r"0\.05 s"):
+            await batcher.submit(["late"])
+        with pytest.raises(DeadlineError):
+            await first
+        gate.open.set()
+
+    asyncio.run(scene())
+    batcher.between(lambda: None).result(WAIT_S)
+    batcher.close()
+    assert ["late"] not in gate.batches
+
+
+def test_one_bad_request_does_not_spoil_its_batch(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    batcher, gate = make()
+
+    async def scene() -> list[Any]:
+        first = await busy(batcher, gate)
+        tasks = [asyncio.create_task(batcher.submit([text])) for text in ("good", "bad", "told", "fine")]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    good, bad, told, fine = asyncio.run(scene())
+    assert (good, fine) == (["GOOD"], ["FINE"])
+    assert isinstance(bad, ForwardError)
+    assert "secret" not in str(bad)
+    assert str(told) == "The text was not understood."
+
+
+def test_close_answers_what_waits_and_refuses_what_comes_later(make: Any) -> None:
+    batcher, gate = make()
+
+    async def scene() -> list[str]:
+        first = await busy(batcher, gate)
+        waiting = asyncio.create_task(batcher.submit(["second"]))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.to_thread(batcher.close)
+        with pytest.raises(ClosedError):
+            await batcher.submit(["third"])
+        await first
+        return await waiting
+
+    assert asyncio.run(scene()) == ["SECOND"]
+    assert not batcher.alive
+    assert batcher.between(lambda: None).cancelled()
+
+
+def test_an_answer_nobody_waits_for_any_more_harms_nobody(make: Any) -> None:
+    batcher, gate = make()
+
+    async def leave() -> None:
+        await busy(batcher, gate)  # and the loop ends with the request inside
+
+    asyncio.run(leave())
+    gate.open.set()
+    assert asyncio.run(batcher.submit(["x"])) == ["X"]
+
+
+def test_sizes_are_reported() -> None:
+    sizes: list[int] = []
+    queue: list[int] = []
+    batcher: Batcher[str] = Batcher(lambda t: t, max_batch=2, on_batch=sizes.append, on_queue=queue.append)
+    batcher.start()
+    asyncio.run(batcher.submit(["a", "b", "c"]))
+    batcher.close()
+    assert sizes == [2, 1]
+    assert queue == [3, 0]

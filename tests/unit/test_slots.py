@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_parts import DIM, base, head
+
+from stream_ft.errors import ArtifactError
+from stream_ft.model.heads import Head
+from stream_ft.serve.slots import GOLDEN, NotReadyError, Slots, Version, check_golden
+from stream_ft.testing import FakeEngine
+
+
+def version(name: str, on: str, *labels: str, dim: int = DIM) -> Version:
+    return Version(name=name, epoch=0, base=on, start_head="h" + name, head=Head.from_bytes(head(*labels, dim=dim)))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    made = FakeEngine(DIM)
+    made.prepare("one", base("one"))
+    made.prepare("two", base("two"))
+    return made
+
+
+def test_nothing_answers_before_the_first_flip(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    assert slots.current is None
+    with pytest.raises(NotReadyError):
+        slots.forward(["hello"])
+
+
+def test_an_answer_is_what_the_head_reads_from_its_own_embedding(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes", "no"))
+    answers = slots.forward(["hello", "good bye"])
+    assert [answer.version.name for answer in answers] == ["v0", "v0"]
+    for answer in answers:
+        embedding = np.frombuffer(answer.embedding, "<f2")
+        assert embedding.shape == (DIM,)
+        assert answer.version.head.predict(embedding[None]) == [(answer.label, pytest.approx(answer.score))]
+
+
+def test_a_flip_changes_embedding_and_name_together(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes", "no"))
+    before = slots.forward(["hello"])[0]
+    slots.flip(version("v1", "two", "yes", "no"))
+    after = slots.forward(["hello"])[0]
+    assert (before.version.base, after.version.base) == ("one", "two")
+    assert before.embedding != after.embedding
+
+
+def test_the_empty_head_answers_with_no_label(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one"))
+    assert [(a.label, a.score) for a in slots.forward(["hello"])] == [("", 0.0)]
+
+
+def test_a_flip_that_fails_leaves_everything_as_it_was(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes", "no"))
+    before = slots.forward(["hello"])
+    with pytest.raises(ArtifactError) as caught:
+        slots.flip(version("v1", "two", "yes", "no", dim=DIM + 1))
+    assert caught.value.step == "shapes"
+    assert engine.active == "one"
+    assert slots.forward(["hello"]) == before
+
+
+def test_a_base_that_was_never_prepared_is_not_flipped_to(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes"))
+    with pytest.raises(KeyError):
+        slots.flip(version("v1", "nobody", "yes"))
+    assert slots.current is not None
+    assert slots.current.name == "v0"
+    assert slots.forward(["hello"])[0].version.name == "v0"
+
+
+def test_the_active_base_is_not_forgotten(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes"))
+    slots.forget("one")
+    slots.forget("two")
+    assert engine.prepared == ["one"]
+
+
+def test_forwards_and_flips_belong_to_one_thread(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    slots.flip(version("v0", "one", "yes"))
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            slots.forward(["hello"])
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "one thread" in str(errors[0])
+
+
+class Lying:
+    """A head that is wrong in one way."""
+
+    def __init__(self, **wrong: Any) -> None:
+        self.labels = wrong.get("labels", ("a", "b"))
+        self.dim = wrong.get("dim", DIM)
+        self._logits = wrong.get("logits", np.zeros((len(GOLDEN), 2), np.float32))
+        self._answer = wrong.get("answer", "a")
+
+    def logits(self, embeddings: Any) -> Any:
+        return self._logits
+
+    def predict(self, embeddings: Any) -> list[tuple[str, float]]:
+        return [(self._answer, 1.0)] * len(embeddings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "step"),
+    [
+        ({"dim": DIM + 1}, "shapes"),
+        ({"labels": ("a", "a")}, "labels"),
+        ({"labels": ("a", "")}, "labels"),
+        ({"logits": np.full((len(GOLDEN), 2), np.nan)}, "finite"),
+        ({"logits": np.zeros((len(GOLDEN), 3))}, "shapes"),
+        ({"answer": "c"}, "labels"),
+    ],
+)
+def test_golden_texts_find_a_head_that_is_wrong(wrong: dict[str, Any], step: str) -> None:
+    embeddings = np.ones((len(GOLDEN), DIM), np.float16)
+    check_golden(Lying(), embeddings, DIM)
+    with pytest.raises(ArtifactError) as caught:
+        check_golden(Lying(**wrong), embeddings, DIM)
+    assert caught.value.step == step
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "step"),
+    [
+        (np.full((len(GOLDEN), DIM), np.inf, np.float16), "finite"),
+        (np.ones((len(GOLDEN), DIM - 1), np.float16), "golden"),
+        (np.ones((1, DIM), np.float16), "golden"),
+    ],
+)
+def test_golden_texts_find_an_encoder_that_is_wrong(embeddings: Any, step: str) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        check_golden(Lying(), embeddings, DIM)
+    assert caught.value.step == step
