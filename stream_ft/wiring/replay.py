@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import random
 import time
 import uuid
@@ -92,8 +93,8 @@ def replay(
 
     Returns:
         The part of ``summary.json`` that a client can know, plus ``corrections {acknowledged, lost, live, waiting}``,
-        ``latency_ms {p50, p99}`` and ``versions_seen``. ``feedback_to_live_s`` is of the corrections that went live before
-        the end; the others are counted as ``waiting``.
+        ``latency_ms {p50, p99}`` and ``versions_seen``. ``feedback_to_live_s`` is of the corrections that went live
+        before the end; the others are counted as ``waiting``.
 
     Raises:
         ConfigError: file, columns, URL, rate, noise or token cannot be used.
@@ -215,7 +216,7 @@ class _Player:
         row = self._rows[place]
         sent = time.monotonic()
         try:
-            response = await client.post("/predict", json={"inputs": [row.text]})
+            response = await _post(client, "/predict", {"inputs": [row.text]})
             came = time.monotonic()
             response.raise_for_status()
             answer = msgspec.json.decode(response.content, type=_Answer)
@@ -257,7 +258,7 @@ class _Player:
         deadline, pause = time.monotonic() + RETRY_S, 0.1
         while True:
             try:
-                response = await client.post(f"/{self._as}", json=event)
+                response = await _post(client, f"/{self._as}", event)
                 if response.is_success:
                     ack = msgspec.json.decode(response.content, type=_Ack)
                     self._acknowledged += ack.accepted
@@ -311,6 +312,11 @@ class _Player:
         }
 
 
+async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:
+    # httpx's own JSON is not ASCII and fails here on half a surrogate pair; this way the service is the judge of it.
+    return await client.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+
+
 async def _ready(client: httpx.AsyncClient, url: str) -> None:
     """Wait until the service is ready and lets us in."""
     deadline = time.monotonic() + READY_S
@@ -341,7 +347,7 @@ async def _ready(client: httpx.AsyncClient, url: str) -> None:
 def percentile(values: Sequence[float], share: float) -> float | None:
     """The smallest value that at least ``share`` of the values do not exceed; ``None`` of none."""
     ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else None
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 def _share(hits: Sequence[bool]) -> float:
