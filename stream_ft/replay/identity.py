@@ -1,0 +1,72 @@
+"""Which events have been applied. Day tables, dropped whole: bounded space, and no row is ever looked for to delete.
+
+"Applied once" is promised under exactly this rule: an event with an id is known by ``(source, id)`` for the horizon,
+counted in append time; one that is older by its own time is refused; one without an id is known by its place on the
+log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+from stream_ft.events import Event
+
+DAY = 86_400.0
+_CHUNK = 500
+
+
+def name_of(event: Event) -> bytes | None:
+    """16 bytes that stand for ``(source, id)``; ``None`` for an event without an id."""
+    if event.id is None:
+        return None
+    source, id = event.source.encode(), event.id.encode()
+    return hashlib.blake2b(len(source).to_bytes(4, "big") + source + id, digest_size=16).digest()
+
+
+def digest_of(value: bytes) -> bytes:
+    """16 bytes that stand for an event's bytes."""
+    return hashlib.blake2b(value, digest_size=16).digest()
+
+
+class Identities:
+    """Reads and writes inside the caller's transaction."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._days = [day for (day,) in db.execute("SELECT day FROM days ORDER BY day DESC")]
+
+    def known(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Digest of the bytes that came under each of these names, where any did."""
+        found: dict[bytes, bytes] = {}
+        for day in self._days:
+            for start in range(0, len(names), _CHUNK):
+                chunk = names[start : start + _CHUNK]
+                marks = ",".join("?" * len(chunk))
+                found.update(self._db.execute(f"SELECT name, digest FROM ids_{day} WHERE name IN ({marks})", chunk))
+        return found
+
+    def add(self, name: bytes, digest: bytes, event: Event, appended_at: float) -> None:
+        """Remember an event that was applied."""
+        day = max(0, int(appended_at // DAY))
+        if day not in self._days:
+            self._db.execute(
+                f"CREATE TABLE ids_{day}(name BLOB PRIMARY KEY, digest BLOB NOT NULL, source TEXT NOT NULL,"
+                " id TEXT NOT NULL) WITHOUT ROWID"
+            )
+            self._db.execute("INSERT INTO days VALUES(?)", (day,))
+            self._days = sorted([*self._days, day], reverse=True)
+        self._db.execute(f"INSERT INTO ids_{day} VALUES(?,?,?,?)", (name, digest, event.source, event.id))
+
+    def expire(self, before: float) -> None:
+        """Drop the tables of days that ended before a time."""
+        for day in [day for day in self._days if (day + 1) * DAY <= before]:
+            self._db.execute(f"DROP TABLE ids_{day}")
+            self._db.execute("DELETE FROM days WHERE day = ?", (day,))
+            self._days.remove(day)
+
+    def all(self) -> Iterator[tuple[str, str]]:
+        """``(source, id)`` of every event remembered."""
+        for day in sorted(self._days):
+            yield from self._db.execute(f"SELECT source, id FROM ids_{day}")
