@@ -2,9 +2,9 @@
 
 What is read: UTF-8 with or without a byte-order mark, and UTF-16 with one. ``.tsv`` (and any other file whose first
 line has a tab) is tab-separated, one row a line: quotes are text there, unless they enclose a whole field. Everything
-else is CSV, separated by the first of ``,``, ``;``, tab and ``|`` that all of the first lines have. ``.jsonl``,
-``.ndjson`` and ``.json`` hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty
-text or label is kept, for ingest to refuse with its reason.
+else is CSV, separated by ``,``, ``;``, tab or ``|``: by what divides the first lines evenly. ``.jsonl``, ``.ndjson``
+and ``.json`` hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty text or label is
+kept, for ingest to refuse with its reason.
 """
 
 from __future__ import annotations
@@ -214,9 +214,14 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str
 
 
 def _separator(text: str) -> str:
-    """The first separator that all of the first lines have; a comma where none does."""
+    """The separator that divides all of the first lines into the same number of columns, the most; else a comma."""
     lines = [line for line in text[:100_000].split("\n")[:20] if line.strip()]
-    return next((separator for separator in ",;\t|" if all(separator in line for line in lines)), ",")
+    best, columns = ",", 1
+    for separator in ",;\t|":
+        widths = {len(cells) for cells in csv.reader(lines, delimiter=separator)}
+        if len(widths) == 1 and (width := widths.pop()) > columns:
+            best, columns = separator, width
+    return best
 
 
 def _unquoted(cell: str) -> str:
