@@ -36,7 +36,7 @@ def explain(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         if not line.strip():
             continue
-        value = line.encode(errors="surrogateescape")
+        value = _bytes(line)
         state, verdict = fold(state, Entry(offset=offset, appended_at=_appended_at(value), value=value))
         begun = bool(state.log_id)
         yield {
@@ -54,6 +54,13 @@ def explain(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             "denied": sorted(state.denied),
         }
         offset += 1
+
+
+def _bytes(line: str) -> bytes:
+    try:
+        return line.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return line.encode(errors="surrogatepass")  # not UTF-8 either, and so refused
 
 
 def _appended_at(value: bytes) -> float | None:
