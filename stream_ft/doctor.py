@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -88,19 +89,20 @@ def device(settings: Settings) -> Check:
     """torch, and the device that ``model.device`` asks for."""
     if importlib.util.find_spec("torch") is None:
         return Check(name="device", standing="broken", text="torch is not installed.", remedy="Run make setup.")
-    import torch
+    from stream_ft.model.engines.torch_engine import pick_device
 
-    wanted = settings.model.device
-    cuda = torch.cuda.is_available()
-    if wanted.startswith("cuda") and not cuda:
+    version = importlib.metadata.version("torch")
+    try:
+        found = pick_device(settings.model.device)
+    except StreamFTError as error:
         return Check(
             name="device",
             standing="broken",
-            text=f"model.device is {wanted}, but torch {torch.__version__} sees no GPU.",
-            remedy="Set model.device to auto, or install a CUDA build: STREAM_FT_ALLOW_CUDA=1 make setup.",
+            text=f"model.device: {error.message}",
+            remedy="Set it to auto; for a GPU, install a CUDA build of torch: STREAM_FT_ALLOW_CUDA=1 make setup.",
         )
-    where = torch.cuda.get_device_name() if cuda and wanted != "cpu" else f"the CPU ({os.cpu_count()} cores)"
-    return Check(name="device", standing="good", text=f"torch {torch.__version__} on {where}.")
+    where = f"the CPU ({os.cpu_count()} cores)" if found.type == "cpu" else str(found)
+    return Check(name="device", standing="good", text=f"torch {version} on {where}.")
 
 
 def state_folder(settings: Settings) -> Check:
