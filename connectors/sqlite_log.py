@@ -76,7 +76,7 @@ class SqliteLog:
             offsets = []
             with _transaction(connection):
                 for message in messages:
-                    table = self._table(connection, message.topic) or fresh.get(message.topic)
+                    table = fresh.get(message.topic) or self._table(connection, message.topic)
                     if table is None:
                         table = fresh[message.topic] = _create_topic(connection, message.topic)
                     cursor = connection.execute(
@@ -97,8 +97,9 @@ class SqliteLog:
         """See the port."""
         for _ in range(2):  # an append between the two queries is worth a second look
             rows = self._rows(topic, offset, limit) if partition == 0 and limit > 0 else []
-            if rows and rows[0].offset == offset:
-                return rows
+            whole = [record for expected, record in enumerate(rows, offset) if record.offset == expected]
+            if whole:
+                return whole  # up to a hole, if there is one: the next read says so
             first, after = self.bounds(topic, partition)
             if not first <= offset <= after or rows:
                 break
@@ -334,17 +335,17 @@ def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     Raises:
         ConfigError: the file is something else, or was written by a newer version.
     """
+    # In this order: another process may create everything, in one transaction, between two of these queries.
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if application == APPLICATION_ID:
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout != LAYOUT:
-            raise ConfigError(
-                f"{path} has layout {layout}; this version reads layout {LAYOUT}.", "Use the version that wrote it."
-            )
-        return True
-    if application or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID and (application or tables):
         raise ConfigError(f"{path} is a database, but not an event log.", "Choose another state_dir, or move it away.")
-    return False
+    if tables and layout != LAYOUT:
+        raise ConfigError(
+            f"{path} has layout {layout}; this version reads layout {LAYOUT}.", "Use the version that wrote it."
+        )
+    return bool(tables)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

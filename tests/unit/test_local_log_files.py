@@ -202,7 +202,7 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path, name: str) -> None
     with closing(LocalLog(tmp_path, writes=["serve"])) as log:
         kept = log.append(one(name, b"x" * 10_000))
         with file_size_limit(300_000):
-            with pytest.raises(StoreFullError) as caught:
+            with pytest.raises(StoreFullError) as caught:  # noqa: PT012
                 for _ in range(100):
                     kept += log.append(one(name, b"x" * 10_000) * 3)
             assert "space" in caught.value.remedy
@@ -218,7 +218,7 @@ def test_a_new_topic_that_did_not_fit_can_be_made_later(tmp_path: Path) -> None:
     with closing(LocalLog(tmp_path, writes=["serve"])) as log:
         log.append(one(FEEDBACK))
         with file_size_limit(60_000), pytest.raises(StoreFullError):
-            log.append(one(labels, b"x" * 200_000))
+            log.append(one(labels, b"x") * 2 + one(labels, b"x" * 200_000))
         assert log.bounds(labels, 0) == (0, 0)
         assert log.append(one(labels)) == [0]
 
@@ -248,7 +248,7 @@ def test_a_hole_is_never_skipped(tmp_path: Path) -> None:
         log.append(one(FEEDBACK) * 6)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("DELETE FROM log_1 WHERE id IN (3, 6)")
-        assert len(log.read(FEEDBACK, 0, 0, 2)) == 2
+        assert [record.offset for record in log.read(FEEDBACK, 0, 0, 10)] == [0, 1]
         for offset in (2, 5):
             with pytest.raises(LogTruncatedError):
                 log.read(FEEDBACK, 0, offset, 10)
