@@ -1,0 +1,190 @@
+"""The report's pictures: accuracy over events with what happened below it, and a histogram. SVG text, no scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+LANES = (("drift", "Drift"), ("promotion", "Promoted"), ("refusal", "Refused"), ("rollback", "Rolled back"))
+"""Kinds that have a row of their own below the curve, and its name."""
+MOST_POINTS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Rolling accuracy up to an event, as fractions; ``frozen`` is ``None`` where there is nothing to compare with."""
+
+    event: int
+    live: float
+    frozen: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Something that happened at an event. ``heavy`` ones are drawn larger: the encoder changed."""
+
+    event: int
+    kind: str
+    text: str
+    heavy: bool = False
+
+
+def rolling(live: Sequence[bool], frozen: Sequence[bool] | None = None, *, window: int = 200) -> list[Point]:
+    """Mean of the last ``window`` answers (fewer at the start), thinned to at most :data:`MOST_POINTS` points."""
+    stride = max(1, math.ceil(len(live) / MOST_POINTS))
+    ends = list(range(stride, len(live) + 1, stride))
+    if live and (not ends or ends[-1] != len(live)):
+        ends.append(len(live))
+    points = []
+    for end in ends:
+        start = max(0, end - window)
+        width = end - start
+        points.append(
+            Point(
+                event=end,
+                live=sum(live[start:end]) / width,
+                frozen=None if frozen is None else sum(frozen[start:end]) / width,
+            )
+        )
+    return points
+
+
+def ticks(top: int, most: int) -> list[int]:
+    """Round numbers from 0 up to ``top``, at most ``most`` + 1 of them."""
+    if top <= 0:
+        return [0]
+    rough = top / max(1, most)
+    scale = 10 ** math.floor(math.log10(rough))
+    step = max(1, math.ceil(next(s for s in (1, 2, 2.5, 5, 10) if s * scale >= rough) * scale))
+    return list(range(0, top + 1, step))
+
+
+def curve_svg(
+    points: Sequence[Point], marks: Sequence[Mark], events: int, *, phases: Sequence[tuple[int, str]], width: int, ident: str
+) -> str:
+    """Accuracy, live beside frozen, and the lanes of what happened, on one axis of events.
+
+    Args:
+        points: ascending by event.
+        marks: those of kinds not in :data:`LANES` are left out.
+        events: right end of the axis.
+        phases: first event and name of each phase; drawn when there are two or more.
+        width: of the picture, in its own units; text is 13 of them high.
+        ident: prefix of element ids, unique on the page.
+    """
+    left, right, top = 46, 14, 22
+    plot_height = 230 if width > 600 else 200
+    lane = 25
+    lanes_top = top + plot_height + 18
+    axis_y = lanes_top + lane * len(LANES) + 4
+    height = axis_y + 40
+    label_left = left if width > 600 else 8
+    top_event = max(1, events)
+
+    def x(event: float) -> float:
+        return left + (width - left - right) * min(max(event, 0), top_event) / top_event
+
+    def y(value: float) -> float:
+        return top + plot_height * (1 - value)
+
+    def line(name: str, values: Sequence[tuple[int, float]]) -> str:
+        steps = " ".join(f"{'M' if i == 0 else 'L'}{x(e):.1f} {y(v):.1f}" for i, (e, v) in enumerate(values))
+        return f'<path class="{name}" d="{steps}"/>' if values else ""
+
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{ident}-t {ident}-d" class="curve">',
+        f'<title id="{ident}-t">Rolling accuracy, and what happened</title>',
+        f'<desc id="{ident}-d">{escape(_describe(points, marks))}</desc>',
+    ]
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(f'<path class="grid" d="M{left} {y(value):.1f}H{width - right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.0%}</text>')
+    if len(phases) > 1:
+        for number, (start, name) in enumerate(phases):
+            if number:
+                parts.append(f'<path class="phase" d="M{x(start):.1f} {top}V{axis_y}"/>')
+            parts.append(f'<text class="phase-name" x="{x(start) + 4:.1f}" y="{top - 8}">phase {escape(name)}</text>')
+    frozen = [(point.event, point.frozen) for point in points if point.frozen is not None]
+    parts.append(line("frozen", frozen))
+    parts.append(line("live", [(point.event, point.live) for point in points]))
+    for row, (kind, name) in enumerate(LANES):
+        middle = lanes_top + lane * row + lane / 2
+        parts.append(f'<path class="grid" d="M{label_left} {middle + lane / 2:.1f}H{width - right}"/>')
+        own = [mark for mark in marks if mark.kind == kind]
+        parts.append(f'<g class="{kind}">')
+        parts += [_symbol(kind, x(mark.event), middle, mark) for mark in own]
+        parts.append("</g>")
+        caption = f"{name} {len(own)}"
+        if width > 600:
+            parts.append(f'<text class="lane" x="{left + 4}" y="{middle + 4:.1f}">{caption}</text>')
+        else:
+            parts.append(f'<text class="lane" x="{label_left}" y="{middle + 4:.1f}">{caption}</text>')
+    for tick in ticks(top_event, 8 if width > 600 else 4):
+        parts.append(f'<text x="{x(tick):.1f}" y="{axis_y + 16}" text-anchor="middle">{tick:,}</text>')
+    parts.append(f'<text x="{width - right}" y="{axis_y + 34}" text-anchor="end">events</text>')
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def _symbol(kind: str, x: float, y: float, mark: Mark) -> str:
+    """A shape of its own for each kind: nobody has to tell them by colour."""
+    r = 7.0 if mark.heavy or kind in ("drift", "rollback") else 4.5
+    shape = {
+        "drift": f"M{x:.1f} {y - r:.1f}l{r:.1f} {1.8 * r:.1f}h{-2 * r:.1f}z",
+        "promotion": f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z",
+        "refusal": f"M{x - r:.1f} {y - r:.1f}l{2 * r} {2 * r}m0 {-2 * r}l{-2 * r} {2 * r}",
+        "rollback": f"M{x:.1f} {y - r:.1f}l{r} {r}l{-r} {r}l{-r} {-r}z",
+    }[kind]
+    return f'<path d="{shape}"><title>Event {mark.event:,}: {escape(mark.text)}</title></path>'
+
+
+def _describe(points: Sequence[Point], marks: Sequence[Mark]) -> str:
+    """The picture in a sentence, for those who do not see it."""
+    if not points:
+        return "There were no events."
+    last = points[-1]
+    low = min(points[len(points) // 10 :], key=lambda point: point.live)
+    counts = ", ".join(f"{name.lower()} {sum(m.kind == kind for m in marks)} times" for kind, name in LANES)
+    frozen = "" if last.frozen is None else f" The frozen copy ended at {last.frozen:.0%}."
+    return (
+        f"After {last.event:,} events the live model's rolling accuracy is {last.live:.0%}; it was lowest, {low.live:.0%}, "
+        f"at event {low.event:,}.{frozen} What happened: {counts}."
+    )
+
+
+EDGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+
+def buckets(seconds: Sequence[float]) -> list[tuple[str, int]]:
+    """Counts between :data:`EDGES_MS`, without the empty ends: ``("5-10 ms", 12)``."""
+    counts = [0] * (len(EDGES_MS) + 1)
+    for value in seconds:
+        counts[sum(1_000 * value > edge for edge in EDGES_MS)] += 1
+    names = [f"up to {EDGES_MS[0]} ms"]
+    names += [f"{a:,}-{b:,} ms" for a, b in zip(EDGES_MS, EDGES_MS[1:], strict=False)] + [f"over {EDGES_MS[-1]:,} ms"]
+    used = [i for i, count in enumerate(counts) if count]
+    return [(names[i], counts[i]) for i in range(used[0], used[-1] + 1)] if used else []
+
+
+def histogram_svg(rows: Sequence[tuple[str, int]], *, ident: str) -> str:
+    """Horizontal bars, each with its count; an empty string for no rows."""
+    if not rows:
+        return ""
+    width, row, left = 400, 26, 116
+    most = max(count for _, count in rows)
+    parts = [
+        f'<svg viewBox="0 0 {width} {row * len(rows) + 6}" role="img" aria-labelledby="{ident}-t" class="bars">',
+        f'<title id="{ident}-t">How many answers took how long: '
+        + escape("; ".join(f"{name}: {count:,}" for name, count in rows))
+        + "</title>",
+    ]
+    for number, (name, count) in enumerate(rows):
+        y = 4 + row * number
+        length = max(1.0, (width - left - 70) * count / most) if count else 0.0
+        parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{row - 6}" rx="2"/>')
+        parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 15}">{count:,}</text>')
+    parts.append("</svg>")
+    return "".join(parts)
