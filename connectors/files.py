@@ -3,8 +3,8 @@
 What is read: UTF-8 with or without a byte-order mark, and UTF-16 with one. ``.tsv`` (and any other file whose first
 line has a tab) is tab-separated, one row a line: quotes are text there, unless they enclose a whole field. Everything
 else is CSV, separated by ``,``, ``;``, tab or ``|``: by what divides the first lines evenly. ``.jsonl``, ``.ndjson``
-and ``.json`` hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty text or label is
-kept, for ingest to refuse with its reason.
+and ``.json`` hold one object a line, or one list of objects. Wholly blank lines are passed over; an empty text or label
+is kept, for ingest to refuse with its reason.
 """
 
 from __future__ import annotations
