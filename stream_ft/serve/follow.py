@@ -215,7 +215,7 @@ class Follower:
         try:
             kept = msgspec.json.decode(data, type=Kept)
             state = state_file.decode_state(kept.state)
-        except (msgspec.MsgspecError, StreamFTError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StreamFTError) as error:
             log.warning("the kept state cannot be read; the control log is folded from its beginning: %s", error)
             return
         self._state, self._log_id = state, kept.log
