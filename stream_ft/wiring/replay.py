@@ -194,7 +194,10 @@ class _Player:
     async def play(self, url: str, *, rate: float, token: str) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
-            local = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+            target = httpx.URL(url)
+            if target.scheme not in ("http", "https") or not target.host or not 0 < (target.port or 80) < 65536:
+                raise ValueError("it needs http or https, a host, and a port up to 65535")
+            local = target.host in ("127.0.0.1", "localhost", "::1")
             client = httpx.AsyncClient(
                 base_url=url,
                 headers=headers,
@@ -325,8 +328,6 @@ async def _ready(client: httpx.AsyncClient, url: str) -> None:
             response = await client.get("/readyz")
             if response.is_success:
                 response = await client.get("/versions")
-        except httpx.UnsupportedProtocol as error:
-            raise ConfigError(f"{url!r} is not a URL of ours.", "For example http://127.0.0.1:8080.") from error
         except httpx.TransportError as error:
             raise StreamFTError(
                 f"Nobody answers at {url}.", "Start the service with stream-ft up, or mend --url."
