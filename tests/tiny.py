@@ -25,7 +25,7 @@ def _tokenizer(folder: Path) -> int:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *FILLERS, *TOPICS])}
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *WORDS, *FILLERS, *TOPICS]))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Whitespace()

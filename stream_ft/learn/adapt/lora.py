@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,17 +55,20 @@ class Lora:
         if not targets:
             raise ConfigError("The model has no linear layers that LoRA could adapt.", "Set round.method to full.")
         torch.manual_seed(self._seed)
-        self._peft = get_peft_model(
-            model,
-            LoraConfig(
-                r=self._rank,
-                lora_alpha=ALPHA_PER_RANK * self._rank,
-                lora_dropout=0.0,
-                target_modules=targets,
-                fan_in_fan_out=transposed,
-                task_type="CAUSAL_LM" if self._task == "causal-lm" else "FEATURE_EXTRACTION",
-            ),
-        )
+        with warnings.catch_warnings():
+            # peft still asks transformers for an attribute by its former name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self._peft = get_peft_model(
+                model,
+                LoraConfig(
+                    r=self._rank,
+                    lora_alpha=ALPHA_PER_RANK * self._rank,
+                    lora_dropout=0.0,
+                    target_modules=targets,
+                    fan_in_fan_out=transposed,
+                    task_type="CAUSAL_LM" if self._task == "causal-lm" else "FEATURE_EXTRACTION",
+                ),
+            )
         own = self._parameters()
         old = load(champion[ADAPTER]) if ADAPTER in champion else {}
         same_scale = CONFIG in champion and self._same_scale(json.loads(champion[CONFIG]))

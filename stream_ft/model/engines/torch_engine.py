@@ -17,7 +17,7 @@ from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.tensors import effective
 
-BATCH_TOKENS = 4_096
+BATCH_TOKENS = 2_048
 """Most tokens, padding included, in one forward: bounds memory, and lengths in a batch stay alike."""
 
 
