@@ -62,7 +62,13 @@ def ticks(top: int, most: int) -> list[int]:
 
 
 def curve_svg(
-    points: Sequence[Point], marks: Sequence[Mark], events: int, *, phases: Sequence[tuple[int, str]], width: int, ident: str
+    points: Sequence[Point],
+    marks: Sequence[Mark],
+    events: int,
+    *,
+    phases: Sequence[tuple[int, str]],
+    width: int,
+    ident: str,
 ) -> str:
     """Accuracy, live beside frozen, and the lanes of what happened, on one axis of events.
 
