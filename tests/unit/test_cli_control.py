@@ -1,0 +1,204 @@
+"""An operator's commands: what goes onto the log, and what the operator is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import TOPIC, Done, StateFolder, command
+from stream_ft.connectors.registry import open_log
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    """Epochs 0 (genesis), 1 (lead), 2 and 3 (promotions); v3.3.0 is in force."""
+    state = StateFolder(tmp_path / "state")
+    state.genesis()
+    state.promote(1)
+    state.promote(2)
+    return state
+
+
+@pytest.fixture
+def run(folder: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``stream-ft control WORDS`` on that folder."""
+    return lambda *words: command(capsys, monkeypatch, "control", *words, "--state-dir", folder.path)
+
+
+def messages(folder: StateFolder) -> list[dict[str, object]]:
+    """What is on the control log."""
+    log = open_log("sqlite://", folder=folder.path, writes=[])
+    try:
+        return [json.loads(record.value) for record in log.read(TOPIC, 0, 0, 100)]
+    finally:
+        log.close()
+
+
+def test_rollback_goes_to_what_was_in_force_before(run: Run, folder: StateFolder) -> None:
+    done = run("rollback", "--reason", "bad on refunds")
+    assert (done.code, done.err) == (0, "")
+    assert "v3.3.0 -> v2.4.0" in done.out
+    last = messages(folder)[-1]
+    assert (last["type"], last["to_epoch"], last["reason"], last["issued_by"]) == (
+        "rollback", 2, "bad on refunds", "operator/operator",
+    )  # fmt: skip
+
+
+def test_rollback_given_twice_goes_further_back(run: Run) -> None:
+    run("rollback")
+    assert "v2.4.0 -> v0.5.0" in run("rollback").out
+    third = run("rollback")
+    assert third.code == 2
+    assert "no version before v0.5.0" in third.err
+
+
+@pytest.mark.parametrize("to", ["2", "v2.2.0"])
+def test_rollback_to_an_epoch_or_a_version(run: Run, to: str) -> None:
+    assert "v3.3.0 -> v2.4.0" in run("rollback", "--to", to).out
+
+
+@pytest.mark.parametrize("to", ["v9.2.0", "v2.99.0", "yesterday", "-1", "²", "v2.2.0 "])
+def test_rollback_to_what_is_no_version_appends_nothing(run: Run, folder: StateFolder, to: str) -> None:
+    before = len(messages(folder))
+    done = run("rollback", f"--to={to}")
+    assert done.code == 2
+    assert "Can be had: v2.2.0, v0.1.0, v0.0.0." in done.err
+    assert len(messages(folder)) == before
+
+
+def test_fault_21_rollback_to_what_is_gone_or_denied_names_what_can_be_had(run: Run, folder: StateFolder) -> None:
+    done = run("rollback", "--to", "77")
+    assert done.code == 1
+    assert "Refused: Epoch 77 is not in the history" in done.err
+    assert "Can be had: v2.2.0, v0.1.0, v0.0.0." in done.err
+    assert messages(folder)[-1]["to_epoch"] == 77, "a refused command stays on the log"
+    run("deny", folder.bases[1][:12])
+    denied = run("rollback", "--to", "2")
+    assert denied.code == 1
+    assert "denied" in denied.err
+    assert "Can be had: v0.1.0, v0.0.0." in denied.err
+
+
+def test_rollback_skips_denied_versions(run: Run, folder: StateFolder) -> None:
+    assert run("deny", folder.bases[1]).code == 0
+    assert "v3.3.0 -> v0.4.0" in run("rollback").out
+
+
+def test_rollback_quarantines(run: Run, folder: StateFolder) -> None:
+    done = run("rollback", "--quarantine-source", "bulk", "--quarantine-since", "2026-01-31T12:00:00Z")
+    assert done.code == 0
+    assert messages(folder)[-1]["quarantine"] == {"source": "bulk", "since": 1769860800.0}
+
+
+@pytest.mark.parametrize(("time", "said"), [("noon", "not a time"), ("2026-01-31T12:00:00", "no offset from UTC")])
+def test_a_time_that_cannot_be_read_appends_nothing(run: Run, folder: StateFolder, time: str, said: str) -> None:
+    done = run("rollback", "--quarantine-since", time)
+    assert done.code == 2
+    assert said in done.err
+    assert messages(folder)[-1]["type"] == "promote"
+
+
+def test_deny_takes_the_first_digits_of_a_base(run: Run, folder: StateFolder) -> None:
+    done = run("deny", folder.bases[2][:8], "--reason", "stolen data")
+    assert "v3.3.0 -> v2.4.0" in done.out
+    assert messages(folder)[-1]["sha256"] == folder.bases[2]
+
+
+@pytest.mark.parametrize("prefix", ["", "abc", "0" * 8, "zzzzzzzzz"])
+def test_deny_of_what_nothing_is_called_is_an_error(run: Run, prefix: str) -> None:
+    done = run("deny", prefix)
+    assert done.code == 2
+    assert "See stream-ft adapters list." in done.err
+
+
+def test_deny_of_a_hash_that_is_none_appends_nothing(run: Run, folder: StateFolder) -> None:
+    assert run("deny", "g" * 64).code == 2
+    assert messages(folder)[-1]["type"] == "promote"
+
+
+@pytest.mark.parametrize(("on", "off", "flag"), [("pin", "unpin", "pinned"), ("pause", "resume", "paused")])
+def test_flags_go_on_and_off(run: Run, on: str, off: str, flag: str) -> None:
+    assert f"v3.3.0, {flag}" in run(on).out
+    assert flag not in run(off).out
+
+
+def test_an_operators_rollback_wins_over_a_pin(run: Run) -> None:
+    run("pin")
+    run("pause")
+    assert "v3.3.0 -> v2.4.0" in run("rollback").out
+
+
+def test_train_now_and_label_add(run: Run, folder: StateFolder) -> None:
+    assert run("train-now").code == 0
+    assert run("label-add", "Rückgabe und Umtausch").code == 0
+    assert [m["type"] for m in messages(folder)[-2:]] == ["train_now", "label_add"]
+    assert messages(folder)[-1]["label"] == "Rückgabe und Umtausch"
+
+
+def test_a_label_that_is_too_long_is_an_error_and_not_on_the_log(run: Run, folder: StateFolder) -> None:
+    assert run("label-add", "x" * 500).code == 2
+    assert messages(folder)[-1]["type"] == "promote"
+
+
+def test_the_operators_name_is_on_the_message(run: Run, folder: StateFolder) -> None:
+    run("pause", "--set", "operator=ann")
+    assert messages(folder)[-1]["issued_by"] == "operator/ann"
+
+
+def test_commands_need_a_state_folder_that_was_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = command(capsys, monkeypatch, "control", "pause", "--state-dir", tmp_path / "nowhere")
+    assert missing.code == 2
+    assert not (tmp_path / "nowhere").exists(), "a slip of the keyboard must not make a folder"
+    (tmp_path / "empty").mkdir()
+    empty = command(capsys, monkeypatch, "control", "pause", "--state-dir", tmp_path / "empty")
+    assert (empty.code, "Start stream-ft up first" in empty.err) == (1, True)
+
+
+# --- explain -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(folder: StateFolder, tmp_path: Path) -> Path:
+    """The folder's control log as a file, one message a line."""
+    path = tmp_path / "control.jsonl"
+    lines = [json.dumps(m | {"appended_at": "2026-01-31T12:00:00Z"}) for m in messages(folder)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_explain_prints_an_object_for_each_message(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command(capsys, monkeypatch, "control", "explain", file, "--json")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0
+    assert [row["version"] for row in rows] == ["v0.0.0", "v0.1.0", "v2.2.0", "v3.3.0"]
+    wanted = "offset id accepted reason epoch leader base start_head version pinned paused denied"
+    assert set(rows[0]) == set(wanted.split())
+
+
+def test_explain_in_words_says_why_something_was_refused(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with file.open("ab") as out:
+        out.write(b"no json\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
+    done = command(capsys, monkeypatch, "control", "explain", file)
+    lines = done.out.splitlines()
+    assert (done.code, len(lines)) == (0, 7)
+    assert all("refused" in line and "v3.3.0 in force" in line for line in lines[4:])
+    assert "accepted" in lines[3]
+
+
+def test_explain_of_a_file_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command(capsys, monkeypatch, "control", "explain", tmp_path / "none")
+    assert (done.code, "There is no file" in done.err) == (2, True)
+    folder = command(capsys, monkeypatch, "control", "explain", tmp_path)
+    assert (folder.code, "cannot be read" in folder.err) == (2, True)
