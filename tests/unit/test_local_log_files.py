@@ -258,3 +258,20 @@ def test_append_times_come_from_the_clock_that_is_given(tmp_path: Path) -> None:
     with closing(LocalLog(tmp_path, writes=["serve"], now=lambda: 1_234.5)) as log:
         log.append(one(FEEDBACK))
         assert log.read(FEEDBACK, 0, 0, 1)[0].appended_at == 1_234.5
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_file_that_is_still_being_created_reads_as_empty(tmp_path: Path, journal: str) -> None:
+    """What a writer that was killed between opening and its first commit leaves, too."""
+    path = tmp_path / "serve.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+    path.touch()
+    with (
+        closing(SqliteLog(path, wal=True, readonly=True)) as reader,
+        closing(SqliteLog(path, wal=True, readonly=False)) as writer,
+    ):
+        assert reader.read(FEEDBACK, 0, 0, 5) == []
+        assert reader.log_id(FEEDBACK) == ""
+        assert writer.append(one(FEEDBACK)) == [0]
+        assert reader.bounds(FEEDBACK, 0) == (0, 1)
