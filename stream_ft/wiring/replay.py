@@ -85,7 +85,7 @@ def replay(
         label_delay: seconds from an answer to its correction.
         noise: share of the labels told that are of another class; scores use the true one.
         as_: ``feedback`` names the issued prediction, from one of :data:`USERS` users; ``labels`` brings its own input.
-        out: folder for ``summary.json``, if wanted.
+        out: folder for ``summary.json`` and ``report.html``, if wanted.
         limit: only the first rows.
         seed: of noise and users.
         token: of the service, if it wants one.
@@ -122,6 +122,7 @@ def replay(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        player.report(out / "report.html", f"Replay of {Path(file).name}", summary)
     return summary
 
 
@@ -283,7 +284,7 @@ class _Player:
     def summary(self) -> dict[str, Any]:
         """What a client can know; an unanswered event counts as wrong."""
         phases = list(dict.fromkeys(row.phase for row in self._rows if row.phase))
-        hits = [output == row.label for output, row in zip(self._outputs, self._rows, strict=True)]
+        hits = self._hits()
         return {
             "events": len(self._rows),
             "classes": len({row.label for row in self._rows}),
@@ -313,6 +314,25 @@ class _Player:
             },
             "versions_seen": list(self._upto),
         }
+
+    def report(self, path: Path, title: str, summary: dict[str, Any]) -> None:
+        """Write the report of what was answered."""
+        from stream_ft.wiring.report import Report, write_report  # heavy, and needed at the end alone
+
+        phases = {row.phase: place for place, row in reversed(list(enumerate(self._rows))) if row.phase}
+        write_report(
+            path,
+            Report(
+                title=title,
+                summary=summary,
+                live=self._hits(),
+                phases=sorted((place, phase) for phase, place in phases.items()),
+                latency_s=self._seconds,
+            ),
+        )
+
+    def _hits(self) -> list[bool]:
+        return [output == row.label for output, row in zip(self._outputs, self._rows, strict=True)]
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -147,6 +147,9 @@ def test_phases_and_the_summary_on_disk(file: Path, tmp_path: Path) -> None:
         {"phase": "two", "events": 10, "accuracy": pytest.approx(0.7)},
     ]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Replay of file.csv" in report
+    assert "two" in report
 
 
 def test_anything_but_a_2xx_is_dropped_and_counts_as_wrong(file: Path) -> None:
