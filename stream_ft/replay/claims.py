@@ -9,8 +9,8 @@ from typing import Any
 from stream_ft.replay.join import Claim, pack, unpack
 
 _COLUMNS = (
-    "id, key, digest, input, correction, source, trust, time, tie, appended_at, predicted, version, covers, quarantined,"
-    " dropped, dropped_by"
+    "id, key, digest, input, correction, source, trust, time, tie, appended_at, predicted, version, covers,"
+    " quarantined, dropped, dropped_by"
 )
 
 
@@ -37,8 +37,8 @@ class Claims:
     def put(self, claim: Claim) -> int:
         """Write a claim in place of the one with the same key; its row."""
         (row,) = self._db.execute(
-            "INSERT INTO claims(key, digest, input, correction, source, trust, time, tie, appended_at, predicted, version,"
-            " covers, quarantined) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET"
+            "INSERT INTO claims(key, digest, input, correction, source, trust, time, tie, appended_at, predicted,"
+            " version, covers, quarantined) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(key) DO UPDATE SET"
             " correction = excluded.correction, source = excluded.source, trust = excluded.trust, time = excluded.time,"
             " tie = excluded.tie, appended_at = excluded.appended_at, quarantined = excluded.quarantined,"
             " dropped = '', dropped_by = NULL RETURNING id",
@@ -53,6 +53,18 @@ class Claims:
         """Note why the example of a claim was evicted, and by which claim."""
         self._db.execute("UPDATE claims SET dropped = ?, dropped_by = ? WHERE id = ?", (why, by, id))
 
+    def trains(self, id: int) -> None:
+        """Note that a claim's text has been among the training examples."""
+        self._db.execute("UPDATE claims SET trained = 1 WHERE id = ?", (id,))
+
+    def trained(self, digest: bytes) -> bool:
+        """Whether a text has ever been among the training examples, as far as claims reach back."""
+        found = self._db.execute(
+            "SELECT 1 FROM claims WHERE digest = ? AND correction IS NOT NULL AND quarantined = 0 AND trained = 1",
+            (digest,),
+        ).fetchone()
+        return found is not None
+
     def quarantine(self, source: str | None, since: float | None, until: float | None) -> tuple[int, list[bytes]]:
         """Set claims aside: how many, and the texts they are about.
 
@@ -60,7 +72,8 @@ class Claims:
         """
         rows = self._db.execute(
             "UPDATE claims SET quarantined = 1 WHERE quarantined = 0 AND source = ifnull(?1, source)"
-            " AND appended_at >= ifnull(?2, appended_at) AND appended_at <= ifnull(?3, appended_at) RETURNING id, digest",
+            " AND appended_at >= ifnull(?2, appended_at) AND appended_at <= ifnull(?3, appended_at)"
+            " RETURNING id, digest",
             (source, since, until),
         ).fetchall()
         digests = {digest: None for _, digest in rows}

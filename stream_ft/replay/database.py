@@ -22,10 +22,11 @@ CREATE TABLE predictions(
     scored INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX predictions_age ON predictions(appended_at);
 CREATE TABLE claims(
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL, input TEXT NOT NULL, correction BLOB,
-    source TEXT NOT NULL, trust INTEGER NOT NULL, time REAL NOT NULL, tie TEXT NOT NULL, appended_at REAL NOT NULL,
-    predicted TEXT, version TEXT NOT NULL, covers INTEGER NOT NULL,
-    quarantined INTEGER NOT NULL DEFAULT 0, dropped TEXT NOT NULL DEFAULT '', dropped_by INTEGER);
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL, input TEXT NOT NULL,
+    correction BLOB, source TEXT NOT NULL, trust INTEGER NOT NULL, time REAL NOT NULL, tie TEXT NOT NULL,
+    appended_at REAL NOT NULL, predicted TEXT, version TEXT NOT NULL, covers INTEGER NOT NULL,
+    trained INTEGER NOT NULL DEFAULT 0, quarantined INTEGER NOT NULL DEFAULT 0,
+    dropped TEXT NOT NULL DEFAULT '', dropped_by INTEGER);
 CREATE INDEX claims_best ON claims(digest, trust, time, tie) WHERE correction IS NOT NULL AND quarantined = 0;
 CREATE INDEX claims_age ON claims(appended_at);
 CREATE INDEX claims_dropped_by ON claims(dropped_by) WHERE dropped_by IS NOT NULL;

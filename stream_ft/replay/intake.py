@@ -1,0 +1,351 @@
+"""Takes events into the store, one after the other, inside one transaction: identity, join, trust, labels."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Literal
+
+from stream_ft.events import Feedback, LabelCorrection, Prediction, Reject, SpanCorrection
+from stream_ft.ports import Record
+from stream_ft.replay.applied import Applied, Item, Memory, Scored
+from stream_ft.replay.claims import Claims
+from stream_ft.replay.examples import Examples
+from stream_ft.replay.identity import Identities, digest_of, name_of
+from stream_ft.replay.join import Claim, judged, tie_of, time_of, trust_of, value_of
+from stream_ft.replay.neardup import digest, normalise
+from stream_ft.replay.outbox import Outbox, dead_letter
+from stream_ft.replay.parked import Parked, Waiting
+
+Stage = Literal["identity", "join", "store"]
+QUORUM = 3
+"""Sources that must name a new label before users alone can introduce it."""
+CLEAN = 2_000
+"""Rows past their time that one transaction removes: bounds what a long pause costs."""
+
+
+class Intake:
+    """One transaction's work; the store makes a new one for each.
+
+    Args:
+        db, claims, examples, identities, parked, outbox: parts of one store, inside its transaction.
+        labels: labels that are known; grows.
+        quarantines: ``(source, since, until)`` whose statements do not train.
+        offsets: next offset of each partition; moves on.
+        memory: counters before.
+        dlq: topic of the dead letters.
+        orphan_limit_s, horizon_s: how long things wait, in seconds of append time.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        *,
+        claims: Claims,
+        examples: Examples,
+        identities: Identities,
+        parked: Parked,
+        outbox: Outbox,
+        labels: set[str],
+        quarantines: Sequence[tuple[str | None, float | None, float | None]],
+        offsets: dict[tuple[str, int], int],
+        memory: Memory,
+        dlq: str,
+        orphan_limit_s: float,
+        horizon_s: float,
+    ) -> None:
+        self._db = db
+        self._claims = claims
+        self._examples = examples
+        self._identities = identities
+        self._parked = parked
+        self._outbox = outbox
+        self._labels = labels
+        self._quarantines = quarantines
+        self._offsets = offsets
+        self._dlq = dlq
+        self._orphan_limit = orphan_limit_s
+        self._horizon = horizon_s
+        self._watermark = memory.watermark
+        self._predictions_watermark = memory.predictions_watermark
+        self._before = memory
+        self._known: dict[bytes, bytes] = {}
+        self._scored: list[Scored] = []
+        self._rejects: list[Reject] = []
+        self._duplicates = 0
+        self._orphans = 0
+        self._events = 0
+
+    def take(self, items: Sequence[Item]) -> None:
+        """Take in items, in the order of each partition."""
+        names = [name_of(item.event) if not isinstance(item.event, Reject) else None for item in items]
+        self._known = self._identities.known([name for name in names if name is not None])
+        for item, name in zip(items, names, strict=True):
+            self._take(item, name)
+
+    def finish(self) -> tuple[Applied, Memory]:
+        """Let expire what is past its time, evict what is contradicted, and say what was done."""
+        self._expire()
+        self._examples.settle()
+        examples, evicted = self._examples.take()
+        before = self._before
+        memory = Memory(
+            seq=self._examples.seq,
+            last_id=self._examples.last_id,
+            events=before.events + self._events,
+            dead_letters=before.dead_letters + len(self._rejects),
+            duplicates=before.duplicates + self._duplicates,
+            watermark=self._watermark,
+            predictions_watermark=self._predictions_watermark,
+        )
+        applied = Applied(
+            examples=examples,
+            scored=self._scored,
+            evicted=evicted,
+            duplicates=self._duplicates,
+            rejects=self._rejects,
+            orphans=self._orphans,
+        )
+        return applied, memory
+
+    def allow(self, label: str, why: str) -> None:
+        """Let users use a label from now on, and those who waited for it be heard."""
+        if label in self._labels:
+            return
+        self._labels.add(label)
+        self._db.execute("INSERT OR IGNORE INTO labels VALUES(?, ?)", (label, why))
+        for waiting in self._parked.release("new_label", label):
+            if isinstance(waiting.event, Feedback):
+                self._feedback(waiting, waiting.event)
+            else:
+                self._labelled(waiting, again=True)
+
+    def resolve(self, digest: bytes, embedding: bytes | None = None, base: str = "") -> None:
+        """Make the example of a text what the greatest claim about it says."""
+        best = self._claims.best(digest)
+        current = self._examples.find(digest)
+        if best is None or best.dropped:
+            if current is not None:
+                self._examples.remove(current.id)
+            return
+        if embedding is None:
+            embedding, base = self._embedding_of(best)
+        if current is None:
+            self._examples.admit(best, embedding, base)
+        elif current.correction == best.correction:
+            self._examples.refresh(current, best, embedding, base)
+        elif current.claim == best.id:
+            self._examples.revise(current, best)
+        else:
+            self._examples.remove(current.id)
+            self._examples.admit(best, embedding, base)
+
+    # --- one event ---------------------------------------------------------------------------------------------
+
+    def _take(self, item: Item, name: bytes | None) -> None:
+        record, event = item.record, item.event
+        place = (record.topic, record.partition)
+        if record.offset < self._offsets.get(place, 0):
+            self._duplicates += 1
+            return
+        self._offsets[place] = record.offset + 1
+        self._watermark = max(self._watermark, record.appended_at)
+        if isinstance(event, Reject):
+            self._reject(record, event)
+            return
+        if time_of(event, record) < self._watermark - self._horizon:
+            days = self._horizon / 86_400
+            self._refuse(record, "store", "too_old", f"The event is older than {days:.0f} days.")
+            return
+        if name is not None:
+            digest = digest_of(record.value)
+            if (known := self._known.get(name)) is not None:
+                if known == digest:
+                    self._duplicates += 1
+                else:
+                    self._refuse(record, "identity", "identity_conflict", "Another event came with this source and id.")
+                return
+            self._known[name] = digest
+            self._identities.add(name, digest, event, record.appended_at)
+        self._events += 1
+        if isinstance(event, Prediction):
+            self._prediction(record, event)
+            return
+        waiting = Waiting(
+            record=record,
+            event=event,
+            output=item.output,
+            version=item.version,
+            embedding=item.embedding,
+            embedding_base=item.embedding_base,
+        )
+        if isinstance(event, Feedback):
+            self._feedback(waiting, event)
+        else:
+            self._labelled(waiting)
+
+    def _prediction(self, record: Record, event: Prediction) -> None:
+        self._predictions_watermark = max(self._predictions_watermark, record.appended_at)
+        written = self._db.execute(
+            "INSERT OR IGNORE INTO predictions(id, appended_at, time, version, base, input, output, embedding)"
+            " VALUES(?,?,?,?,?,?,?,?)",
+            (
+                event.id, record.appended_at, time_of(event, record), event.version, event.base, event.input,
+                event.output, event.embedding,
+            ),
+        ).rowcount  # fmt: skip
+        if not written:
+            self._refuse(record, "join", "conflict", "Another prediction has this id.")
+            self._events -= 1
+            return
+        for waiting in self._parked.release("orphan", event.id):
+            if isinstance(waiting.event, Feedback):
+                self._feedback(waiting, waiting.event)
+
+    def _feedback(self, waiting: Waiting, event: Feedback) -> None:
+        record = waiting.record
+        found = self._db.execute(
+            "SELECT row, version, base, input, output, embedding, scored FROM predictions WHERE id = ?",
+            (event.prediction_id,),
+        ).fetchone()
+        if found is None:
+            self._parked.add("orphan", event.prediction_id, waiting)
+            self._orphans += 1
+            return
+        row, version, base, text, output, embedding, scored = found
+        right = judged(event, output)
+        if right is None:
+            return
+        correction = event.correction
+        if isinstance(correction, SpanCorrection) and correction.end > len(text):
+            self._refuse(record, "join", "invalid_field", "The span does not lie in the input of the prediction.")
+            self._events -= 1
+            return
+        set_aside = self._is_quarantined(event.source, record.appended_at)
+        if not scored and not set_aside:
+            self._db.execute("UPDATE predictions SET scored = 1 WHERE row = ?", (row,))
+            label = None if correction is None else value_of(correction)
+            self._scored.append(Scored(version=version, correct=right, covers=False, label=label, output=output))
+        if event.kind == "accept" or self._waits(waiting, correction):
+            return
+        self._claim(
+            Claim(
+                key=f"p:{event.prediction_id}",
+                digest=digest(normalise(text)),
+                input=text,
+                correction=correction,
+                source=event.source,
+                trust=trust_of(event),
+                time=time_of(event, record),
+                tie=tie_of(event, record),
+                appended_at=record.appended_at,
+                predicted=output,
+                version=version,
+                quarantined=set_aside,
+            ),
+            embedding,
+            base,
+        )
+
+    def _labelled(self, waiting: Waiting, *, again: bool = False) -> None:
+        record, event = waiting.record, waiting.event
+        if isinstance(event, Feedback) or (trust := trust_of(event)) == 0:
+            return
+        trusted = event.origin == "label_topic"
+        set_aside = self._is_quarantined(event.source, record.appended_at)
+        if waiting.output is not None and not again and not set_aside:
+            label = value_of(event.correction)
+            self._scored.append(
+                Scored(
+                    version=waiting.version,
+                    correct=label == waiting.output,
+                    covers=trusted,
+                    label=label,
+                    output=waiting.output,
+                )
+            )
+        if not again and waiting.embedding is not None:
+            self._examples.adopt(waiting.embedding_base)
+        if trusted and not set_aside and isinstance(event.correction, LabelCorrection):
+            self.allow(event.correction.label, "label_topic")
+        elif not trusted and self._waits(waiting, event.correction):
+            return
+        name = name_of(event)
+        self._claim(
+            Claim(
+                key=f"e:{name.hex()}" if name is not None else f"e:{tie_of(event, record)}",
+                digest=digest(normalise(event.input)),
+                input=event.input,
+                correction=event.correction,
+                source=event.source,
+                trust=trust,
+                time=time_of(event, record),
+                tie=tie_of(event, record),
+                appended_at=record.appended_at,
+                predicted=waiting.output,
+                version=waiting.version,
+                covers=trusted and waiting.output is not None,
+                quarantined=set_aside,
+            ),
+            waiting.embedding,
+            waiting.embedding_base,
+        )
+
+    def _waits(self, waiting: Waiting, correction: object) -> bool:
+        """Park a label that users alone have named, until enough of them have. True if it waits, or has been heard."""
+        if not isinstance(correction, LabelCorrection) or correction.label in self._labels:
+            return False
+        label = correction.label
+        self._parked.add("new_label", label, waiting)
+        voters = {source for source, at in self._parked.voters(label) if not self._is_quarantined(source, at)}
+        if len(voters) >= QUORUM:
+            self.allow(label, "quorum")
+        return True
+
+    def _claim(self, claim: Claim, embedding: bytes | None, base: str) -> None:
+        known = self._claims.get(claim.key)
+        if known is not None and not known.quarantined and (claim.quarantined or known.rank >= claim.rank):
+            return
+        self._claims.put(claim)
+        self.resolve(claim.digest, embedding, base)
+
+    def _embedding_of(self, claim: Claim) -> tuple[bytes | None, str]:
+        if not claim.key.startswith("p:"):
+            return None, ""
+        found = self._db.execute("SELECT embedding, base FROM predictions WHERE id = ?", (claim.key[2:],)).fetchone()
+        return (None, "") if found is None else (found[0], found[1])
+
+    def _is_quarantined(self, source: str, appended_at: float) -> bool:
+        return any(
+            (who is None or who == source)
+            and (since is None or since <= appended_at)
+            and (until is None or appended_at <= until)
+            for who, since, until in self._quarantines
+        )
+
+    # --- what is past its time ---------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        for waiting in self._parked.expired("orphan", self._predictions_watermark - self._orphan_limit, CLEAN):
+            self._refuse(waiting.record, "join", "orphan", "The prediction that this feedback names did not come.")
+            self._events -= 1
+        horizon = self._watermark - self._horizon
+        for waiting in self._parked.expired("new_label", horizon, CLEAN):
+            self._refuse(waiting.record, "store", "new_label", "The label is new, and too few sources named it.")
+            self._events -= 1
+        if horizon <= 0:
+            return
+        self._identities.expire(horizon)
+        self._db.execute(
+            "DELETE FROM predictions WHERE row IN"
+            " (SELECT row FROM predictions WHERE appended_at < ? ORDER BY appended_at LIMIT ?)",
+            (horizon, CLEAN),
+        )
+        self._claims.expire(horizon, CLEAN)
+
+    def _refuse(self, record: Record, stage: Stage, reason: str, detail: str) -> None:
+        self._reject(record, Reject(stage=stage, reason=reason, detail=detail))
+
+    def _reject(self, record: Record, reject: Reject) -> None:
+        self._outbox.add(dead_letter(record, reject, self._dlq))
+        self._rejects.append(reject)
