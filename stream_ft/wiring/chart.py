@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 LANES = (("drift", "Drift"), ("promotion", "Promoted"), ("refusal", "Refused"), ("rollback", "Rolled back"))
 """Kinds that have a row of their own below the curve, and its name."""
@@ -155,8 +156,8 @@ def _describe(points: Sequence[Point], marks: Sequence[Mark]) -> str:
     counts = ", ".join(f"{name.lower()} {sum(m.kind == kind for m in marks)} times" for kind, name in LANES)
     frozen = "" if last.frozen is None else f" The frozen copy ended at {last.frozen:.0%}."
     return (
-        f"After {last.event:,} events the live model's rolling accuracy is {last.live:.0%}; it was lowest, {low.live:.0%}, "
-        f"at event {low.event:,}.{frozen} What happened: {counts}."
+        f"After {last.event:,} events the live model's rolling accuracy is {last.live:.0%}; "
+        f"it was lowest, {low.live:.0%}, at event {low.event:,}.{frozen} What happened: {counts}."
     )
 
 
@@ -169,7 +170,7 @@ def buckets(seconds: Sequence[float]) -> list[tuple[str, int]]:
     for value in seconds:
         counts[sum(1_000 * value > edge for edge in EDGES_MS)] += 1
     names = [f"up to {EDGES_MS[0]} ms"]
-    names += [f"{a:,}-{b:,} ms" for a, b in zip(EDGES_MS, EDGES_MS[1:], strict=False)] + [f"over {EDGES_MS[-1]:,} ms"]
+    names += [f"{a:,}-{b:,} ms" for a, b in pairwise(EDGES_MS)] + [f"over {EDGES_MS[-1]:,} ms"]
     used = [i for i, count in enumerate(counts) if count]
     return [(names[i], counts[i]) for i in range(used[0], used[-1] + 1)] if used else []
 

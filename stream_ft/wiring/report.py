@@ -137,8 +137,8 @@ def _gained(summary: Mapping[str, Any]) -> list[str]:
         return [_p("Nothing yet: there were no events.")]
     parts = [
         _p(
-            f"Of {_times(events, 'message')} in {_times(summary.get('classes') or 0, 'class', 'classes')}, the live model "
-            f"answered {_share(live)} right, each before it had learned from it."
+            f"Of {_times(events, 'message')} in {_times(summary.get('classes') or 0, 'class', 'classes')}, "
+            f"the live model answered {_share(live)} right, each before it had learned from it."
             + (f" {_compare(live, frozen, 'over the stream')}" if frozen is not None else "")
         )
     ]
@@ -348,8 +348,8 @@ def _speed(report: Report) -> str:
         dropped = summary.get("dropped_requests") or 0
         parts.append(
             _p(
-                f"{_times(len(ordered), 'answer')} over HTTP: {1000 * middle:.0f} ms in the middle, {1000 * most:.0f} ms at "
-                f"the 99th percentile; {_times(dropped, 'request')} dropped."
+                f"{_times(len(ordered), 'answer')} over HTTP: {1000 * middle:.0f} ms in the middle, "
+                f"{1000 * most:.0f} ms at the 99th percentile; {_times(dropped, 'request')} dropped."
             )
         )
         parts.append(f"<figure>{histogram_svg(buckets(ordered), ident='latency')}</figure>")
