@@ -23,6 +23,7 @@ from stream_ft.cli_options import (
     Config,
     LabelColumn,
     Order,
+    PhaseColumn,
     SendAs,
     Set,
     StateDir,
@@ -145,9 +146,7 @@ def simulate(
     label_column: LabelColumn,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where summary.json and report.html go.")],
     test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Read for the last score only.")] = None,
-    phase_column: Annotated[
-        str | None, typer.Option("--phase-column", metavar="C", help="Scores per value of this column.")
-    ] = None,
+    phase_column: PhaseColumn = None,
     order: Annotated[Order, typer.Option("--order", help="As in the file, or shuffled by the seed.")] = "file",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Same seed and input, same summary.")] = 0,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N events.")] = None,
@@ -184,7 +183,7 @@ def simulate(
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int, float], None]]:
+def _bar() -> Iterator[Callable[[int, int | None, float], None]]:
     """A progress bar on stderr with the accuracy so far; what it yields is told ``done, all, accuracy``."""
     columns = (
         BarColumn(),
@@ -221,6 +220,7 @@ def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV or JSON lines.")],
     text_column: TextColumn,
     label_column: LabelColumn,
+    phase_column: PhaseColumn = None,
     url: Annotated[str, typer.Option("--url", help="Of a serving process.")] = "http://127.0.0.1:8080",
     rate: Annotated[float, typer.Option("--rate", metavar="R", min=0.01, help="Events per second.")] = 20.0,
     label_delay: Annotated[
@@ -244,23 +244,32 @@ def replay(
     """Play a file against a running server: ask, then send the right answer after the delay."""
     from stream_ft.wiring.replay import replay as run
 
-    summary = run(
-        file,
-        url=url,
-        text_column=text_column,
-        label_column=label_column,
-        rate=rate,
-        label_delay=label_delay,
-        noise=noise,
-        as_=send_as,
-        out=out,
-        limit=limit,
-        seed=seed,
-        token=token,
-    )
+    with _bar() as told:
+        summary = run(
+            file,
+            url=url,
+            text_column=text_column,
+            label_column=label_column,
+            phase_column=phase_column,
+            rate=rate,
+            label_delay=label_delay,
+            noise=noise,
+            as_=send_as,
+            out=out,
+            limit=limit,
+            seed=seed,
+            token=token,
+            tell=lambda done, right: told(done, limit, right / max(1, done)),
+        )
     for name, value in summary.items():
         if isinstance(value, int | float | str):
-            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+            print(f"{name}: {_number(value)}")
+        elif isinstance(value, dict) and name != "config":
+            print(f"{name}: " + ", ".join(f"{key} {_number(inner)}" for key, inner in value.items()))
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @config_app.command("show")

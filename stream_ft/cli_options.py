@@ -26,6 +26,9 @@ TextColumn = Annotated[
 LabelColumn = Annotated[
     str, typer.Option("--label-column", metavar="C", help="Name of the column, or its number from 0 without a header.")
 ]
+PhaseColumn = Annotated[
+    str | None, typer.Option("--phase-column", metavar="C", help="Accuracy also for each value of this column.")
+]
 Order = Literal["file", "shuffle"]
 SendAs = Literal["feedback", "labels"]
 

@@ -47,5 +47,6 @@ def test_every_failpoint_is_passed_somewhere() -> None:
         path.read_text(encoding="utf-8")
         for folder in ("stream_ft", "connectors")
         for path in (ROOT / folder).rglob("*.py")
+        if path.name != "failpoints.py"
     )
-    assert {name for name in NAMES if f'hit("{name}")' not in sources} == set()
+    assert {name for name in NAMES if f'"{name}"' not in sources} == set()

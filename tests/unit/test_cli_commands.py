@@ -108,14 +108,26 @@ def test_simulate_can_print_json_alone_on_stdout(run: Run, monkeypatch: pytest.M
 
 
 def test_replay_is_told_everything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = behind(monkeypatch, "stream_ft.wiring.replay", "replay", {"events": 3, "accuracy": 0.123456, "curve": []})
+    calls = behind(
+        monkeypatch,
+        "stream_ft.wiring.replay",
+        "replay",
+        {"events": 3, "accuracy": 0.123456, "latency_ms": {"p50": 1.23456}, "curve": []},
+    )
     words = "replay f.csv --url http://h:1 --text-column t --label-column l --rate 5 --label-delay 0.5 --noise 0.1"
-    done = run(*words.split(), *["--as", "labels", "--out", "o", "--limit", "7", "--seed", "2", "--token", "secret"])
+    done = run(
+        *words.split(),
+        *["--as", "labels", "--out", "o", "--limit", "7", "--seed", "2", "--token", "secret"],
+        "--phase-column",
+        "p",
+    )
     assert "accuracy: 0.1235" in done.out
+    assert "latency_ms: p50 1.235" in done.out
     assert "curve" not in done.out
     ((file,), told) = calls[0]
     assert file == Path("f.csv")
-    assert told["as_"] == "labels"
+    told["tell"](3, 2)
+    assert (told["as_"], told["phase_column"]) == ("labels", "p")
     assert (told["url"], told["rate"], told["label_delay"], told["noise"]) == ("http://h:1", 5.0, 0.5, 0.1)
     assert (told["out"], told["limit"], told["seed"], told["token"]) == (Path("o"), 7, 2, "secret")
 
