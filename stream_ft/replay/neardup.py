@@ -93,13 +93,14 @@ class NearDuplicates:
         self._texts: dict[int, str] = {}
         self._sketches: dict[int, Signature] = {}
         self._buckets: dict[int, list[int]] = {}
+        self._latest = ("", grams(""), signature(grams("")))
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def add(self, id: int, normalised: str) -> None:
         """Retain a text under a new id."""
-        sketch = signature(grams(normalised))
+        _, sketch = self._sketch(normalised)
         self._texts[id] = normalised
         self._sketches[id] = sketch
         for key in _bands(sketch):
@@ -117,8 +118,7 @@ class NearDuplicates:
 
     def near(self, normalised: str, threshold: float = NEAR) -> list[tuple[int, float]]:
         """``(id, similarity)`` of retained texts at or above ``threshold``, most similar first, then oldest id."""
-        own = grams(normalised)
-        sketch = signature(own)
+        own, sketch = self._sketch(normalised)
         candidates: set[int] = set()
         for key in _bands(sketch):
             candidates.update(self._buckets.get(key, ())[-BUCKET:])
@@ -134,3 +134,10 @@ class NearDuplicates:
                 if exact >= threshold:
                     found.append((id, exact))
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+    def _sketch(self, normalised: str) -> tuple[npt.NDArray[np.uint64], Signature]:
+        """N-grams and signature; those of the latest text are kept, since what is looked up is then added."""
+        if self._latest[0] != normalised:
+            own = grams(normalised)
+            self._latest = (normalised, own, signature(own))
+        return self._latest[1:]
