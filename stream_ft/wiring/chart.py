@@ -81,13 +81,14 @@ def curve_svg(
         width: of the picture, in its own units; text is 13 of them high.
         ident: prefix of element ids, unique on the page.
     """
-    left, right, top = 46, 14, 22
-    plot_height = 230 if width > 600 else 200
-    lane = 25
+    wide = width > 600
+    left, right, top = (112 if wide else 46), 16, 22
+    plot_height = 230 if wide else 200
+    lane = 25 if wide else 38  # a narrow picture has no room beside a lane: its name goes above it
     lanes_top = top + plot_height + 18
     axis_y = lanes_top + lane * len(LANES) + 4
     height = axis_y + 40
-    label_left = left if width > 600 else 8
+    label_left = 4
     top_event = max(1, events)
 
     def x(event: float) -> float:
@@ -117,18 +118,16 @@ def curve_svg(
     parts.append(line("frozen", frozen))
     parts.append(line("live", [(point.event, point.live) for point in points]))
     for row, (kind, name) in enumerate(LANES):
-        middle = lanes_top + lane * row + lane / 2
-        parts.append(f'<path class="grid" d="M{label_left} {middle + lane / 2:.1f}H{width - right}"/>')
+        bottom = lanes_top + lane * (row + 1)
+        middle = bottom - 12.5
+        parts.append(f'<path class="grid" d="M{label_left} {bottom}H{width - right}"/>')
         own = [mark for mark in marks if mark.kind == kind]
         parts.append(f'<g class="{kind}">')
         parts += [_symbol(kind, x(mark.event), middle, mark) for mark in own]
         parts.append("</g>")
-        caption = f"{name} {len(own)}"
-        if width > 600:
-            parts.append(f'<text class="lane" x="{left + 4}" y="{middle + 4:.1f}">{caption}</text>')
-        else:
-            parts.append(f'<text class="lane" x="{label_left}" y="{middle + 4:.1f}">{caption}</text>')
-    for tick in ticks(top_event, 8 if width > 600 else 4):
+        base = middle + 4 if wide else bottom - 25
+        parts.append(f'<text class="lane" x="{label_left}" y="{base}">{name} {len(own):,}</text>')
+    for tick in ticks(top_event, 8 if wide else 4):
         parts.append(f'<text x="{x(tick):.1f}" y="{axis_y + 16}" text-anchor="middle">{tick:,}</text>')
     parts.append(f'<text x="{width - right}" y="{axis_y + 34}" text-anchor="end">events</text>')
     parts.append("</svg>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -184,22 +185,21 @@ def _refused(summary: Mapping[str, Any]) -> list[str]:
     count = max(len(refused), summary.get("refusals") or 0)
     if not count:
         return [_p("No candidate was refused.")]
-    parts = [
-        _p(
-            f"{_times(count, 'candidate')} did not go live, and no user saw an answer of "
-            + (
-                "it. The reason:"
-                if count == 1
-                else "them. The reasons:"
-                if count <= MOST_REASONS
-                else "them. The latest:"
-            )
-        )
+    reasons = Counter(str(row.get("reason") or "") for row in refused)
+    latest = [reason for reason in dict.fromkeys(str(row.get("reason") or "") for row in reversed(refused)) if reason]
+    said = (
+        f"{_times(count, 'candidate')} did not go live, and no user saw an answer of {'it' if count == 1 else 'them'}."
+    )
+    if not latest:
+        return [_p(said)]
+    why = (
+        "The reason:" if len(latest) == 1 else "The reasons:" if len(latest) <= MOST_REASONS else "The latest reasons:"
+    )
+    rows = [
+        f"<li>{escape(reason)}{escape(f' ({reasons[reason]:,} times)') if reasons[reason] > 1 else ''}</li>"
+        for reason in reversed(latest[:MOST_REASONS])
     ]
-    shown = refused[-MOST_REASONS:]
-    if shown:
-        parts.append("<ul>" + "".join(f"<li>{escape(str(row.get('reason') or ''))}</li>" for row in shown) + "</ul>")
-    return parts
+    return [_p(f"{said} {why}"), "<ul>" + "".join(rows) + "</ul>"]
 
 
 def _drifts(summary: Mapping[str, Any]) -> list[str]:
@@ -289,11 +289,11 @@ def _versions(summary: Mapping[str, Any]) -> str:
         ("Version", ""),
         ("Round", ""),
         ("Verdict", ""),
+        ("Why", "reason"),
         ("Champion", "number"),
         ("Candidate", "number"),
         ("Lower bound", "number"),
         ("Examples", "number"),
-        ("Why", "reason"),
     )
     return _table(
         "Each candidate and the gate's verdict. Lower bound: of candidate minus champion, one-sided.", columns, rows
@@ -311,14 +311,14 @@ def _version(row: Mapping[str, Any]) -> list[str]:
         return f"{value:{sign}.3f}" if numbers.get("scale") == "loss" else f"{value:{sign}.1%}"
 
     return [
-        escape(str(row.get("name") or row.get("sha256") or "")[:20]),
+        escape(str(row.get("name") or str(row.get("sha256") or "")[:8])),
         escape(str(row.get("kind") or "")),
         f'<span class="verdict-{escape(verdict)}">{escape(verdict)}</span>',
+        escape(str(numbers.get("reason") or row.get("reason") or "")),
         number("champion"),
         number("candidate"),
         number("lower_bound", "+"),
         escape(str(numbers.get("n", ""))),
-        escape(str(numbers.get("reason") or row.get("reason") or "")),
     ]
 
 

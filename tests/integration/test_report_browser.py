@@ -66,7 +66,7 @@ def sample() -> Report:
             "reason": "Candidate 91.0 % against 89.9 %: the lower bound of the difference, -0.4 points, exceeds -2.0.",
         }
         kind = "lora" if number in (4, 12) else "head"
-        text = "head: the candidate may be 3.1 points worse (95 % lower bound of the difference); at most 2.0 is allowed."
+        text = "head: the candidate may be 3.1 points worse (95 % lower bound); at most 2.0 is allowed."
         name = "" if refused else f"v{4 if number >= 4 else 0}.{number + 1}.0"
         story.append(
             Told(

@@ -157,6 +157,13 @@ def test_every_refusal_has_its_reason():
     assert "No candidate was refused." in plain(render(report(summary=summary(refusals=0, versions=[]))))
 
 
+def test_a_reason_given_twice_is_told_once():
+    row = summary()["versions"][1]
+    text = plain(render(report(summary=summary(versions=[row, row], refusals=2))))
+    assert "2 candidates did not go live" in text
+    assert "The lower bound is too low. (2 times)" in text
+
+
 def test_drift_and_rollback_are_told():
     text = plain(render(report()))
     assert "1 alarm that the live version's errors had risen, at event 210" in text.replace("&#x27;", "'")
@@ -165,8 +172,8 @@ def test_drift_and_rollback_are_told():
 
 def test_gate_numbers_are_in_the_table():
     text = plain(render(report()))
-    assert "80.0% 90.0% +5.0% 210 It is better." in text
-    assert "90.0% 70.0% -25.0% 210 The lower bound is too low." in text
+    assert "It is better. 80.0% 90.0% +5.0% 210" in text
+    assert "The lower bound is too low. 90.0% 70.0% -25.0% 210" in text
 
 
 @pytest.mark.parametrize(
