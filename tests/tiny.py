@@ -64,7 +64,7 @@ def llama(folder: Path, *, tied: bool = False) -> BaseFolder:
     config = LlamaConfig(
         vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
         intermediate_size=64, max_position_embeddings=32, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=tied, initializer_range=0.3,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return resolve(str(folder))
