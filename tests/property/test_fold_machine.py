@@ -94,6 +94,26 @@ class ControlLog(RuleBasedStateMachine):
         """A message reaches the log: perhaps late, perhaps for the second time."""
         self.deliver(value)
 
+    @rule(
+        kind=st.sampled_from(["lead", "promote", "promote again", "rollback", "deny"]),
+        who=st.sampled_from([*LEARNERS, OPERATOR]),
+        pick=st.integers(0, 20),
+        head=st.booleans(),
+    )
+    def speak_up_to_date(self, kind: str, who: str, pick: int, head: bool) -> None:
+        """A message of somebody who has folded everything, with nothing in between."""
+        self.views[who] = self.state
+        if kind == "lead" and who != OPERATOR:
+            value = self.lead(who)
+        elif kind.startswith("promote"):
+            value = self.promote(who, kind == "promote", pick)
+        elif kind == "rollback":
+            value = self.roll_back(who, pick % 5, head)
+        else:
+            self.views[OPERATOR] = self.state
+            value = self.deny(pick)
+        self.deliver(value)
+
     # --- what must hold ----------------------------------------------------------------------------------------
 
     def deliver(self, value: bytes) -> None:

@@ -69,15 +69,22 @@ def messages(kind: str) -> st.SearchStrategy[bytes]:
 
 # Blind messages rarely name the epoch and the base of the moment, so a part of them is completed from the state.
 aware = st.tuples(
-    st.sampled_from(["lead", "promote", "rollback", "deny"]), st.sampled_from(ISSUERS), bases, heads, st.integers(0, 8)
+    st.sampled_from(["promote", "promote", "rollback", "lead", "deny"]),
+    st.sampled_from(["operator/anna", "leader", "learner/two"]),
+    bases,
+    heads,
+    st.integers(0, 4),
 )
-logs = st.lists(st.one_of(*map(messages, kinds), st.binary(max_size=10), aware), max_size=40)
+blind = st.one_of(*map(messages, kinds), st.binary(max_size=10))
+logs = st.lists(st.booleans().flatmap(lambda informed: aware if informed else blind), min_size=10, max_size=40)
 
 
 def complete(state: State, number: int, step: bytes | tuple[str, str, str, str, int]) -> bytes:
     if isinstance(step, bytes):
         return step
     kind, issuer, base, head, back = step
+    if issuer == "leader":
+        issuer = state.leader or "learner/one"
     fields: dict[str, Any] = {
         "lead": {"expected_epoch": state.epoch},
         "promote": {"base": base, "start_head": head, "parent": state.base, "expected_epoch": state.epoch},
