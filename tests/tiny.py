@@ -47,9 +47,13 @@ def bert(folder: Path) -> BaseFolder:
     size = _tokenizer(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
         max_position_embeddings=32,
-    )  # fmt: skip
+    )
     BertModel(config).save_pretrained(folder)
     return resolve(str(folder))
 
@@ -62,10 +66,19 @@ def llama(folder: Path, *, tied: bool = False) -> BaseFolder:
     size = _tokenizer(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=32, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-        tie_word_embeddings=tied, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return resolve(str(folder))
 

@@ -28,9 +28,19 @@ def done(request, tmp_path_factory):
     text = request.param == "causal-lm"
     train, evaluate = examples(160, text=text), examples(80, start=160, text=text)
     job = Job(
-        kind="lora", base_model=str(base.path), champion_base="genesis", champion_dir=str(genesis(base, root / "genesis")),
-        task=request.param, steps=30, batch=16, rank=8, learning_rate=1e-2, projection=0, max_tokens=32, device="cpu",
-    )  # fmt: skip
+        kind="lora",
+        base_model=str(base.path),
+        champion_base="genesis",
+        champion_dir=str(genesis(base, root / "genesis")),
+        task=request.param,
+        steps=30,
+        batch=16,
+        rank=8,
+        learning_rate=1e-2,
+        projection=0,
+        max_tokens=32,
+        device="cpu",
+    )
     folder = job_folder(root / "job", job, train, evaluate)
     return find_task(request.param), base, folder, run(folder, job), evaluate
 
@@ -45,9 +55,16 @@ def engine_of(task, base, files):
 
 def judged(champion, candidate, result, scale):
     return gate.judge(
-        champion, candidate, result.classes,
-        margin=0.02, confidence=0.95, class_floor=0.2, class_support=10, min_examples=50, scale=scale,
-    )  # fmt: skip
+        champion,
+        candidate,
+        result.classes,
+        margin=0.02,
+        confidence=0.95,
+        class_floor=0.2,
+        class_support=10,
+        min_examples=50,
+        scale=scale,
+    )
 
 
 def test_the_round_scores_both_sides_on_the_same_examples(done):

@@ -32,9 +32,19 @@ def test_auto_takes_the_gpu():
 def test_a_round_on_the_gpu_is_served_alike_on_both_devices(tmp_path, kind):
     base = bert(tmp_path / "bert")
     job = Job(
-        kind=kind, base_model=str(base.path), champion_base="genesis", champion_dir=str(genesis(base, tmp_path / "genesis")),
-        steps=8, batch=16, rank=4, last_layers=1, learning_rate=5e-3, projection=0, max_tokens=32, device="cuda",
-    )  # fmt: skip
+        kind=kind,
+        base_model=str(base.path),
+        champion_base="genesis",
+        champion_dir=str(genesis(base, tmp_path / "genesis")),
+        steps=8,
+        batch=16,
+        rank=4,
+        last_layers=1,
+        learning_rate=5e-3,
+        projection=0,
+        max_tokens=32,
+        device="cuda",
+    )
     folder = job_folder(tmp_path / "job", job, examples(160), examples(60, start=160))
     result = run(folder, job)
     assert result.ok, result.reason
@@ -52,9 +62,15 @@ def test_a_rollback_on_the_gpu_restores_every_bit(tmp_path):
     engine.activate("genesis")
     before = engine.encode(WORDS)
     job = Job(
-        kind="full", base_model=str(base.path), champion_base="genesis", champion_dir=str(genesis(base, tmp_path / "genesis")),
-        steps=2, projection=0, max_tokens=32, device="cuda",
-    )  # fmt: skip
+        kind="full",
+        base_model=str(base.path),
+        champion_base="genesis",
+        champion_dir=str(genesis(base, tmp_path / "genesis")),
+        steps=2,
+        projection=0,
+        max_tokens=32,
+        device="cuda",
+    )
     folder = job_folder(tmp_path / "job", job, examples(80), examples(20, start=80))
     assert run(folder, job).ok
     engine.prepare("candidate", read_folder(str(folder / "candidate")))
@@ -67,9 +83,18 @@ def test_a_rollback_on_the_gpu_restores_every_bit(tmp_path):
 def test_a_language_model_learns_on_the_gpu(tmp_path):
     base = llama(tmp_path / "llama")
     job = Job(
-        kind="lora", base_model=str(base.path), champion_base="genesis", champion_dir=str(genesis(base, tmp_path / "genesis")),
-        task="causal-lm", steps=30, batch=16, learning_rate=1e-2, projection=0, max_tokens=32, device="cuda",
-    )  # fmt: skip
+        kind="lora",
+        base_model=str(base.path),
+        champion_base="genesis",
+        champion_dir=str(genesis(base, tmp_path / "genesis")),
+        task="causal-lm",
+        steps=30,
+        batch=16,
+        learning_rate=1e-2,
+        projection=0,
+        max_tokens=32,
+        device="cuda",
+    )
     result = run(job_folder(tmp_path / "job", job, examples(160, text=True), examples(60, start=160, text=True)), job)
     assert result.ok, result.reason
     assert np.mean(result.scores_candidate) > np.mean(result.scores_champion) + 1

@@ -40,9 +40,19 @@ def go(task, *, the_model=None, steps=6, batch=8, deadline=None, monotonic=lambd
     the_model = the_model or model()
     draws = Batches([row.label for row in ROWS], [True] * len(ROWS), share=0.5, seed=0)
     return train(
-        task, the_model, None, optimizer or make_optimizer(the_model, None, 1e-4), None, ROWS, draws,
-        steps=steps, batch=batch, deadline=deadline, monotonic=monotonic, device=CPU,
-    )  # fmt: skip
+        task,
+        the_model,
+        None,
+        optimizer or make_optimizer(the_model, None, 1e-4),
+        None,
+        ROWS,
+        draws,
+        steps=steps,
+        batch=batch,
+        deadline=deadline,
+        monotonic=monotonic,
+        device=CPU,
+    )
 
 
 def test_steps_bound_the_training():

@@ -119,5 +119,5 @@ def test_another_tokenizer_is_another_genesis(tmp_path):
 
 
 def test_finding_a_model_imports_no_torch():
-    code = "import sys, stream_ft.model.base as b; b.resolve.__doc__; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, stream_ft.model.base; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
