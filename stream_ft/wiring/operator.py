@@ -114,7 +114,10 @@ def target(folded: Folded, to: str) -> int:
             if epoch < first and release.base not in state.denied and release != state.release
         ]
         if not earlier:
-            raise ConfigError(f"There is no version before {state.version} to go back to.", can_be_had(folded))
+            raise ConfigError(
+                f"There is no version before {state.version} to go back to.",
+                "Every earlier one is denied, or has the same base and head.",
+            )
         return earlier[-1]
     if to.isascii() and to.isdigit() and len(to) < 10:
         return int(to)
