@@ -21,7 +21,8 @@ test-slow: setup  ## the tests that take longer
 lint: setup  ## style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
+	@rm -rf build/typecheck && mkdir -p build/typecheck && cp -R stream_ft build/typecheck/ && cp -R connectors build/typecheck/stream_ft/
+	@cd build/typecheck && ../../$(PY) -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache stream_ft
 
 clean:  ## remove what tests and the demo wrote; .venv stays
 	rm -rf build dist demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -255,7 +255,9 @@ def read_file(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Check the path given with --config.") from error
     unknown = sorted(set(data) - set(Settings.model_fields))
     if unknown:
-        raise ConfigError(f"{path} names settings that do not exist: {', '.join(unknown)}.", "See stream-ft config show.")
+        raise ConfigError(
+            f"{path} names settings that do not exist: {', '.join(unknown)}.", "See stream-ft config show."
+        )
     return data
 
 
@@ -284,7 +286,7 @@ def load(path: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
 def _with(low: Settings, flags: dict[str, Any]) -> Settings:
     """``low`` with ``flags`` on top, validated. Environment is already in ``low``, so it is not read again."""
     merged = merge(low.model_dump(), nest(flags))
-    values = {
+    values: dict[str, Any] = {
         name: field.annotation.model_validate(merged[name])
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         else merged[name]

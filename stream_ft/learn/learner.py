@@ -125,7 +125,7 @@ class Memory(Struct, kw_only=True):
     adapt_upto: int = 0
     """Store sequence number up to which examples have been offered to an encoder round."""
     tried_upto: int = 0
-    """Store sequence number at the start of the last round of any kind."""
+    """Store sequence number at the start of the last round of any kind that ended."""
     quarantines: int = 0
     """How many quarantines of the control log have been carried out."""
     labels: int = 0
@@ -167,13 +167,14 @@ class Learner:
         self._detector = detector
         self._scale: gate.Scale = scale
         self._state: State | None = None
-        self._asked_to_lead = -1
+        self._asked_to_lead: int | None = None
         self._has_led = False
         self._champion_upto = 0
         self._max_seq = 0
         self._train = 0
         self._holdout = 0
         self._running = False
+        self._started = Memory()
         self._drift_at: int | None = None
         self._ended: float | None = None
         self._failures = 0
@@ -182,7 +183,7 @@ class Learner:
     @property
     def leading(self) -> bool:
         """True while the folded log says that this learner leads."""
-        return self._state is not None and self._state.leader == f"learner/{self.name}"
+        return self._has_led and self._state is not None and self._state.leader == f"learner/{self.name}"
 
     def snapshot(self) -> bytes:
         """What must survive a restart."""
@@ -214,7 +215,10 @@ class Learner:
     def _learned(self, fact: Learned) -> list[Effect]:
         self._max_seq, self._train, self._holdout = fact.max_seq, fact.train, fact.holdout
         effects: list[Effect] = []
-        for wrong in fact.errors:
+        live = "" if self._state is None else _base_of(self._state.version)
+        for wrong, version in zip(fact.errors, fact.versions, strict=True):
+            if _base_of(version) != live:
+                continue  # a late label scores a model that has been replaced
             if (alarm := self._detector.update(float(wrong))) is not None:
                 self.alarms += 1
                 self._drift_at = self._max_seq
@@ -226,7 +230,9 @@ class Learner:
         self._state = state
         self._champion_upto = fact.champion_upto
         effects: list[Effect] = []
-        if old is not None and (old.base, old.start_head) != (state.base, state.start_head):
+        # A refitted head continues the same model, and worse-only alarms are not misled by its being better. Another
+        # base is another model, whose errors say nothing about the ones before.
+        if old is not None and old.base != state.base:
             self._detector.reset()
         for wanted in state.quarantines[self.memory.quarantines :]:
             effects.append(Quarantine(source=wanted.source, since=wanted.since, until=wanted.until))
@@ -234,16 +240,24 @@ class Learner:
         self.memory.quarantines = len(state.quarantines)
         effects += [AllowLabel(label=label) for label in state.labels_added[self.memory.labels :]]
         self.memory.labels = len(state.labels_added)
-        # Said once, at start. A `lead` that another message overtook was refused without anybody leading by it,
-        # so it is said again with the epoch of now; one that was accepted is never repeated.
-        if not self.leading and self._asked_to_lead != state.epoch and not self._has_led:
+        # Said once, at start, whoever led, so that an earlier process of the same name is fenced too. A `lead` that
+        # another message overtook was refused, so it is said again with the epoch of now.
+        named = state.leader == f"learner/{self.name}"
+        if self._asked_to_lead is not None and named and state.epoch > self._asked_to_lead:
+            self._has_led = True
+        if not self._has_led and self._asked_to_lead != state.epoch:
             self._asked_to_lead = state.epoch
             effects.append(Lead(expected_epoch=state.epoch))
-        self._has_led = self._has_led or self.leading
         return effects
 
     def _round_ended(self, fact: RoundEnded, now: float) -> list[Effect]:
         self._running = False
+        # Remembered at the end, not at the start: a learner that is killed meanwhile starts the round again.
+        if self._started.adapt_upto > self.memory.adapt_upto:
+            self._drift_at = None
+        self.memory.adapt_upto = self._started.adapt_upto
+        self.memory.tried_upto = self._started.tried_upto
+        self.memory.train_now = self._started.train_now
         self._ended = now
         self._costs.append((now, fact.cpu_s))
         if fact.result is None:
@@ -296,9 +310,14 @@ class Learner:
         if not self.decision.start or self.decision.kind == "":
             return []
         self._running = True
-        self.memory.tried_upto = self._max_seq
-        self.memory.train_now = self._state.train_now
-        if self.decision.kind == "adapt":
-            self.memory.adapt_upto = self._max_seq
-            self._drift_at = None
+        self._started = Memory(
+            adapt_upto=self._max_seq if self.decision.kind == "adapt" else self.memory.adapt_upto,
+            tried_upto=self._max_seq,
+            train_now=self._state.train_now,
+        )
         return [StartRound(kind=self.decision.kind, reason=self.decision.reason)]
+
+
+def _base_of(version: str) -> str:
+    """``v3.7.0`` is of base ``v3``."""
+    return version.partition(".")[0]

@@ -38,12 +38,13 @@ def projection_matrix(seed: int, dim: int, features: int) -> Floats:
 
 def lift(embeddings: npt.NDArray[np.floating], projection: Projection | None) -> Floats:
     """``phi``: embeddings ``[B, dim]`` (fp16 as served) to features ``[B, M]``."""
-    x = embeddings.astype(np.float32)
+    x: Floats = embeddings.astype(np.float32)
     norm = np.sqrt(np.einsum("bd,bd->b", x, x))[:, None]
     x = x / np.maximum(norm, np.float32(1e-12))
     if projection is None:
         return x
-    return np.maximum(x @ projection_matrix(projection.seed, x.shape[1], projection.features), np.float32(0))
+    lifted: Floats = np.maximum(x @ projection_matrix(projection.seed, x.shape[1], projection.features), np.float32(0))
+    return lifted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +105,10 @@ class Head:
         if self.projection is not None:
             meta["projection"] = json.dumps({"seed": self.projection.seed, "features": self.projection.features})
         with np.errstate(over="ignore"):
-            tensors = {"weight": self.weight.astype(np.float16), "bias": self.bias.astype(np.float32)}
+            tensors: dict[str, npt.NDArray[np.floating]] = {
+                "weight": self.weight.astype(np.float16),
+                "bias": self.bias.astype(np.float32),
+            }
         return save_tensors(tensors, {"stream_ft.head": json.dumps(meta, sort_keys=True)})
 
     @classmethod
@@ -128,7 +132,9 @@ class Head:
             raise ArtifactError("keys", f"A head has the tensors weight and bias; this one has {sorted(tensors)}.")
         weight, bias = tensors["weight"], tensors["bias"]
         if weight.dtype != np.float16 or bias.dtype != np.float32:
-            raise ArtifactError("dtypes", f"A head is fp16 with an fp32 bias; this one is {weight.dtype}, {bias.dtype}.")
+            raise ArtifactError(
+                "dtypes", f"A head is fp16 with an fp32 bias; this one is {weight.dtype}, {bias.dtype}."
+            )
         width = dim if projection is None else projection.features
         if len(set(labels)) != len(labels) or not all(isinstance(label, str) and label for label in labels):
             raise ArtifactError("labels", "The head's label map has empty or repeated labels.")

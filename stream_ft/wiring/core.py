@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_tensors
 
 from stream_ft import control, failpoints
 from stream_ft.config import Settings
-from stream_ft.errors import ArtifactError
+from stream_ft.errors import ArtifactError, LogTruncatedError
 from stream_ft.events import Event, Example, LabelledEvent, Reject
 from stream_ft.ingest.validate import parse
 from stream_ft.learn import evaluate, schedule
@@ -103,6 +103,7 @@ class Core:
             policy=schedule.Policy(**settings.schedule.model_dump()),
             gate_policy=GatePolicy(**settings.gate.model_dump(), min_examples=settings.schedule.min_evaluation),
             detector=detector(settings.drift.detector, delta=settings.drift.delta),
+            scale="loss" if settings.model.task == "causal-lm" else "accuracy",
         )
         self.learner.restore(store.load("learner"))
         self._log = log
@@ -113,6 +114,7 @@ class Core:
         self._tell = tell
         self._control_topic = topic(settings.model.name, "control")
         self._control_offset = 0
+        self._log_id = (store.load("control_log") or b"").decode()
         self._marks: deque[tuple[int, dict[str, int]]] = deque(maxlen=20_000)
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
@@ -184,6 +186,7 @@ class Core:
         """Fold what is new on the control log and put the wanted version into force."""
         folded: list[tuple[Entry, Verdict]] = []
         before = self.state
+        self._check_log()
         while records := self._log.read(self._control_topic, 0, self._control_offset, 500):
             for record in records:
                 entry = Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
@@ -197,6 +200,22 @@ class Core:
                 self._put_into_force(now)
             self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
         return folded
+
+    def _check_log(self) -> None:
+        """Halt on a control log that is not the one folded so far.
+
+        Raises:
+            LogTruncatedError: it was replaced.
+        """
+        found = self._log.log_id(self._control_topic)
+        if self._log_id and found and found != self._log_id:
+            raise LogTruncatedError(
+                "The control log was replaced: its identity is another one.",
+                "Restore it, or run stream-ft reset to begin anew.",
+            )
+        if found and not self._log_id:
+            self._log_id = found
+            self.store.save("control_log", found.encode())
 
     def _narrate(self, previous: State, verdict: Verdict, now: float) -> None:
         message = verdict.message
@@ -253,8 +272,12 @@ class Core:
 
     def perform(self, facts: Sequence[Fact], now: float) -> None:
         """Tell the learner, and do what it says."""
-        for effect in self.learner.step(facts, now):
+        effects = self.learner.step(facts, now)
+        for effect in effects:
             self._do(effect, now)
+        if effects:
+            # After all of them: what a killed process had not done yet is done again, and all are harmless twice.
+            self.store.save("learner", self.learner.snapshot())
 
     def _do(self, effect: Effect, now: float) -> None:
         if isinstance(effect, Lead):
@@ -289,7 +312,6 @@ class Core:
             self._say("note", f"{count} examples are quarantined and no longer train.", now)
         elif isinstance(effect, AllowLabel):
             self.store.allow_label(effect.label)
-        self.store.save("learner", self.learner.snapshot())
 
     def _start(self, effect: StartRound, now: float) -> None:
         split = evaluate.split(

@@ -2,7 +2,7 @@
 
 Events come at :data:`RATE` a second of simulated time. A round runs in a real subprocess, but its result takes effect
 after a simulated time that follows from its size alone, so a seed fixes the result whatever the machine. Every event
-is predicted by the version that is active when it arrives, then its label is fed through the same path as a label topic.
+is predicted by the version that is active when it arrives, then its label is fed as the label topic would.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing
 from stream_ft.release.registry import Registry
-from stream_ft.testing import MemoryLog
+from stream_ft.testing import ManualClock, MemoryLog
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis, storing
 from stream_ft.wiring.core import Core
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
-from stream_ft.wiring.report import write_report
+from stream_ft.wiring.report import Report, write_report
 from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, summary, write_summary
 
 RATE = 20.0
@@ -90,7 +90,7 @@ def fed_labels(rows: Sequence[Row], *, noise: float, seed: int) -> list[str]:
 
 
 def permuted(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The rows with their labels permuted at random: nothing can be learned from them (for tests of the measurement)."""
+    """The rows with their labels permuted at random: nothing can be learned from them."""
     labels = [row.label for row in rows]
     random.Random(seed + 2).shuffle(labels)
     return [Row(text=row.text, label=label, phase=row.phase) for row, label in zip(rows, labels, strict=True)]
@@ -165,7 +165,8 @@ class Simulation:
         self.predict_cpu_s = 0.0
         self._delay = label_delay
         self._progress = progress
-        self._log = MemoryLog()
+        self._clock = ManualClock(START)
+        self._log = MemoryLog(clock=self._clock)
         self._labels = topic(settings.model.name, "labels")
         self._offset = 0
         self._fed_count = 0
@@ -231,7 +232,8 @@ class Simulation:
             source="file",
             time=now,
         )
-        self._log.append([Outgoing(topic=self._labels, value=to_json(event))], now=now)
+        self._clock.set(now)
+        self._log.append([Outgoing(topic=self._labels, value=to_json(event))])
         records = self._log.read(self._labels, 0, self._offset, 1)
         self._offset = records[-1].offset + 1
         self.story.at(index)
@@ -247,6 +249,7 @@ class Simulation:
         """Bring in a round whose simulated time is over."""
         while self._due is not None and now >= self._due and self.core.round is not None:
             due, self._due = self._due, None
+            self._clock.set(due)
             self.core.finish(self.core.round.wait(), due)
             self._plan(due)
 
@@ -342,10 +345,19 @@ def simulate(
             with Meter() as meter:
                 run.run()
             final = _final(run, tests)
-            frozen, softmax = _compare(run)
+            compared = _compare(run, tests)
         finally:
             run.close()
-    scores = Scores(rows=rows, outputs=run.outputs, chances=run.chances, frozen=frozen, softmax=softmax, final=final)
+    scores = Scores(
+        rows=rows,
+        outputs=run.outputs,
+        chances=run.chances,
+        frozen=compared.frozen,
+        softmax=compared.softmax,
+        final=final,
+        frozen_final=compared.frozen_final,
+        softmax_final=compared.softmax_final,
+    )
     result = summary(scores, run.story, meter, predict_cpu_s=run.predict_cpu_s, seed=seed, config=settings.model_dump())
     write_summary(folder / "summary.json", result)
     write_report(folder / "report.html", _report(Path(file).name, result, scores, run))
@@ -371,28 +383,60 @@ def _final(run: Simulation, tests: Sequence[Row]) -> list[tuple[Row, str, dict[s
     return found
 
 
-def _compare(run: Simulation) -> tuple[list[str] | None, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    frozen: list[str] | None
+    frozen_final: list[str] | None
+    softmax: list[str]
+    softmax_final: list[str]
+
+
+def _compare(run: Simulation, tests: Sequence[Row]) -> _Compared:
     """What the frozen copy and a plain online softmax would have answered: not part of the run that is measured."""
     texts = [row.text for row in run.rows]
-    run.engine.activate(run.genesis)
-    plain = dict(zip(texts, _embed(run.engine, texts), strict=True))
+    final = [row.text for row in tests]
+    plain, plain_final = _under(run, run.genesis, texts), _under(run, run.genesis, final)
     softmax = OnlineSoftmax(run.engine.dim)
     guesses: list[str] = []
-    for index, row in enumerate(run.rows):
-        guesses.append(softmax.predict(plain[row.text]))
-        softmax.learn(plain[row.text], run.fed[index])
-    if run.frozen is None:
-        return None, guesses
-    late = texts[run.frozen.after :]
-    if run.frozen.base != run.genesis:
-        run.engine.prepare(run.frozen.base, run.registry.get(run.frozen.base))
-        run.engine.activate(run.frozen.base)
-        late_embeddings = _embed(run.engine, late)
-    else:
-        late_embeddings = [plain[text] for text in late]
-    frozen = [answer(run.frozen.head, e)[0] for e in late_embeddings]
-    return run.outputs[: run.frozen.after] + frozen, guesses
+    for embedding, label in zip(plain, run.fed, strict=True):
+        guesses.append(softmax.predict(embedding))
+        softmax.learn(embedding, label)
+    frozen = frozen_final = None
+    if run.frozen is not None:
+        late, final_rows = plain[run.frozen.after :], plain_final
+        if run.frozen.base != run.genesis:
+            late, final_rows = (_under(run, run.frozen.base, some) for some in (texts[run.frozen.after :], final))
+        head = run.frozen.head
+        frozen = run.outputs[: run.frozen.after] + [answer(head, e)[0] for e in late]
+        frozen_final = [answer(head, e)[0] for e in final_rows]
+    return _Compared(
+        frozen=frozen,
+        frozen_final=frozen_final,
+        softmax=guesses,
+        softmax_final=[softmax.predict(e) for e in plain_final],
+    )
 
 
-def _embed(engine: Engine, texts: Sequence[str]) -> list[npt.NDArray[np.float16]]:
-    return [row for start in range(0, len(texts), AHEAD) for row in engine.encode(texts[start : start + AHEAD])]
+def _under(run: Simulation, base: str, texts: Sequence[str]) -> list[npt.NDArray[np.float16]]:
+    """Embeddings of ``texts`` under a base, which stays active."""
+    run.engine.prepare(base, run.registry.get(base))
+    run.engine.activate(base)
+    return [row for start in range(0, len(texts), AHEAD) for row in run.engine.encode(texts[start : start + AHEAD])]
+
+
+def _report(title: str, result: dict[str, Any], scores: Scores, run: Simulation) -> Report:
+    def hits(outputs: Sequence[str]) -> list[bool]:
+        return [row.label == output for row, output in zip(scores.rows, outputs, strict=True)]
+
+    phases: dict[str, int] = {}
+    for index, row in enumerate(scores.rows):
+        if row.phase:
+            phases.setdefault(row.phase, index)
+    return Report(
+        title=f"stream_ft on {title}",
+        summary=result,
+        live=hits(scores.outputs),
+        frozen=None if scores.frozen is None else hits(scores.frozen),
+        story=run.story.told,
+        phases=[(first, name) for name, first in phases.items()],
+    )

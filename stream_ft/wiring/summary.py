@@ -85,6 +85,7 @@ class Scores:
         chances: with them, the probability of each label where there are few.
         frozen: of the copy frozen after the first labels (the live outputs before that); ``None`` if it never was.
         softmax: of the online softmax on the pretrained model's embeddings.
+        frozen_final, softmax_final: the same two on the test rows.
         final: test rows with the active version's output and its probability, at the end.
     """
 
@@ -94,6 +95,8 @@ class Scores:
     frozen: Sequence[str] | None
     softmax: Sequence[str] | None
     final: Sequence[tuple[Row, str, dict[str, float]]]
+    frozen_final: Sequence[str] | None = None
+    softmax_final: Sequence[str] | None = None
 
 
 def accuracy(labels: Sequence[str], outputs: Sequence[str]) -> float | None:
@@ -184,6 +187,8 @@ def summary(
         "frozen_accuracy": None if scores.frozen is None else accuracy(labels, scores.frozen),
         "online_softmax_accuracy": None if scores.softmax is None else accuracy(labels, scores.softmax),
         "final_test_accuracy": accuracy(final_labels, final_outputs),
+        "frozen_final_test_accuracy": _final(scores.frozen_final, final_labels),
+        "online_softmax_final_test_accuracy": _final(scores.softmax_final, final_labels),
         "final_test_by_phase": by_phase([row for row, _, _ in scores.final], final_outputs),
         "promotions": story.count("promotion"),
         "refusals": story.count("refusal"),
@@ -209,6 +214,10 @@ def summary(
         "seed": seed,
         "config": config,
     }
+
+
+def _final(outputs: Sequence[str] | None, labels: Sequence[str]) -> float | None:
+    return None if outputs is None else accuracy(labels, outputs)
 
 
 def recalls(scores: Scores) -> dict[str, float] | None:
