@@ -1,0 +1,152 @@
+"""The demo's HTTP client: it asks, tells, and counts as dropped whatever is not a 2xx in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from msgspec import Struct
+
+TIMELY_S = 2.0
+"""An answer that takes longer counts as dropped."""
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """One prediction as it came."""
+
+    id: str
+    label: str
+    score: float
+    version: str
+    seconds: float
+
+
+class Acknowledged(Struct, frozen=True, kw_only=True):
+    """An event that the server said is durable."""
+
+    topic: str
+    """``feedback`` or ``labels``."""
+    offset: int
+    at: float
+    """When the acknowledgement arrived, seconds since the epoch."""
+
+
+class Client:
+    """Talks to one server.
+
+    Args:
+        url: where it listens.
+        token: sent as a bearer token if not empty.
+        transport: replaces the network in tests.
+
+    Attributes:
+        sent, dropped: requests of any kind, and those that were not answered by a 2xx within :data:`TIMELY_S`.
+        latencies: seconds of each prediction that was answered.
+        first_seen: when each version first answered, seconds since the epoch.
+        acknowledged: every event that was, in order.
+        last_error: what the last dropped request met, for the screen.
+    """
+
+    def __init__(self, url: str, *, token: str = "", transport: httpx.AsyncBaseTransport | None = None) -> None:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=headers,
+            timeout=TIMELY_S,
+            transport=transport,
+            trust_env=False,  # a proxy of the environment is not for a server on this machine
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60),
+        )
+        self.sent = 0
+        self.dropped = 0
+        self.latencies: list[float] = []
+        self.first_seen: dict[str, float] = {}
+        self.acknowledged: list[Acknowledged] = []
+        self.last_error = ""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def predict(self, text: str) -> Answer | None:
+        """The answer to one text; ``None`` if it was dropped."""
+        before = time.perf_counter()
+        body = await self._counted("POST", "/predict", {"inputs": [text]})
+        seconds = time.perf_counter() - before
+        if body is None:
+            return None
+        found = body["predictions"][0]
+        self.latencies.append(seconds)
+        self.first_seen.setdefault(body["version"], time.time())
+        return Answer(
+            id=found["id"], label=found["label"], score=found["score"], version=body["version"], seconds=seconds
+        )
+
+    async def feedback(self, events: Sequence[dict[str, Any]]) -> bool:
+        """Say what is right of predictions that were issued; True once it is durable."""
+        return await self._publish("feedback", events)
+
+    async def labels(self, events: Sequence[dict[str, Any]]) -> bool:
+        """Publish texts with their labels; True once they are durable."""
+        return await self._publish("labels", events)
+
+    async def versions(self) -> list[dict[str, Any]]:
+        """Releases, oldest first; empty if the server did not say."""
+        body = await self._counted("GET", "/versions?limit=500", None)
+        return [] if body is None else list(body["versions"])
+
+    async def status(self) -> dict[str, Any]:
+        """State of server and learner; empty if the server did not say."""
+        return await self._counted("GET", "/status", None) or {}
+
+    async def _publish(self, topic: str, events: Sequence[dict[str, Any]]) -> bool:
+        body = await self._counted("POST", f"/{topic}", list(events))
+        if body is None:
+            return False
+        now = time.time()
+        self.acknowledged += [Acknowledged(topic=topic, offset=offset, at=now) for offset in body["offsets"]]
+        return True
+
+    async def _counted(self, method: str, path: str, body: Any) -> dict[str, Any] | None:
+        self.sent += 1
+        before = time.perf_counter()
+        try:
+            response = await self._http.request(method, path, json=body)
+            if response.is_success and time.perf_counter() - before <= TIMELY_S:
+                value: dict[str, Any] = response.json()
+                return value
+            self.last_error = f"{response.status_code} from {path}: {response.text[:200]}"
+        except (httpx.HTTPError, ValueError) as error:
+            self.last_error = f"{type(error).__name__} from {path}"
+        self.dropped += 1
+        return None
+
+
+def feedback_to_live(
+    acknowledged: Sequence[Acknowledged], first_seen: dict[str, float], versions: Sequence[dict[str, Any]]
+) -> list[float]:
+    """For each acknowledged event, seconds until the first answer by a version that covers it; without those still due.
+
+    Args:
+        acknowledged: what was published.
+        first_seen: when each version first answered.
+        versions: as ``/versions`` tells them: ``offsets`` of a topic is the offset before which all is covered.
+    """
+    live: list[tuple[float, dict[str, int]]] = sorted(
+        ((first_seen[row["version"]], _by_kind(row.get("offsets") or {})) for row in versions if row["version"] in first_seen),
+        key=lambda found: found[0],
+    )
+    waits = []
+    for event in acknowledged:
+        for seen, covered in live:
+            if seen >= event.at and covered.get(event.topic, 0) > event.offset:
+                waits.append(seen - event.at)
+                break
+    return waits
+
+
+def _by_kind(offsets: dict[str, int]) -> dict[str, int]:
+    """``stream_ft.MODEL.labels`` to ``labels``."""
+    return {name.rsplit(".", 1)[-1]: offset for name, offset in offsets.items()}

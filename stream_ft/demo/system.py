@@ -1,0 +1,163 @@
+"""The system under the demo: ``stream-ft up`` in processes of its own, and the operator's command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from stream_ft.errors import ConfigError, StreamFTError
+
+MARK = "demo.toml"
+READY_S = 120.0
+STOP_S = 30.0
+
+
+def settings_text(state: Path, *, port: int, learn_port: int, model: str | None, min_evaluation: int) -> str:
+    """The demo's settings file: the defaults, but for what makes three minutes enough to see everything."""
+    base = f'[model]\nbase = "{_quoted(model)}"\n\n' if model else ""
+    return (
+        "# Written by `stream-ft demo`.\n"
+        f'state_dir = "{_quoted(str(state))}"\noperator = "demo"\n\n{base}'
+        f"[serve]\nport = {port}\n\n[learn]\nport = {learn_port}\n\n"
+        f"[schedule]\ninterval_s = 3.0\nmin_new = 40\nmin_evaluation = {min_evaluation}\n"
+        "adapt_first = 700\nadapt_every = 4000\nadapt_after_drift = 250\n\n"
+        "[round]\nsteps = 24\n\n"
+        '[log]\nlevel = "info"\n'
+    )
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class System:
+    """``stream-ft up`` on a state folder that is made afresh.
+
+    Args:
+        folder: of the state; what an earlier demo left there is removed, anything else is left alone.
+        model: Hugging Face name or path of the encoder; the default one if ``None``.
+        min_evaluation: examples that the gate asks for.
+
+    Raises:
+        ConfigError: the folder holds something that no demo wrote.
+    """
+
+    def __init__(self, folder: Path, *, model: str | None = None, min_evaluation: int = 200) -> None:
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / MARK).exists():
+                raise ConfigError(
+                    f"{folder} holds files that no demo wrote.", "Choose another folder with --out, or empty this one."
+                )
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder.resolve()
+        self.config = self.folder / MARK
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.config.write_text(
+            settings_text(
+                self.folder, port=port, learn_port=free_port(), model=model, min_evaluation=min_evaluation
+            ),
+            encoding="utf-8",
+        )
+        self._log = (self.folder / "log.txt").open("wb")
+        self._process = subprocess.Popen(
+            self._command("up"), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the demo, which then stops the system in order
+        )  # fmt: skip
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "stream_ft", *arguments, "--config", str(self.config)]
+
+    def wait_ready(self) -> float:
+        """Block until the server answers; seconds it took.
+
+        Raises:
+            StreamFTError: it ended, or did not become ready in time.
+        """
+        begin = time.monotonic()
+        with httpx.Client(base_url=self.url, timeout=2, trust_env=False) as http:
+            while time.monotonic() - begin < READY_S:
+                if self._process.poll() is not None:
+                    raise StreamFTError(f"stream-ft up ended at once: {self.last_words()}", "See the log of the demo.")
+                try:
+                    if http.get("/readyz").is_success and (self.folder / "learn.status.json").exists():
+                        return time.monotonic() - begin
+                except httpx.HTTPError:
+                    pass  # it does not listen yet
+                time.sleep(0.1)
+        raise StreamFTError(
+            f"stream-ft up was not ready after {READY_S:.0f} s: {self.last_words()}", f"See {self.folder / 'log.txt'}."
+        )
+
+    def last_words(self) -> str:
+        """The last line of the log."""
+        lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing."
+
+    def alive(self) -> bool:
+        """False once ``up`` has ended."""
+        return self._process.poll() is None
+
+    def control(self, *arguments: str) -> str:
+        """Issue one command as an operator would; what the command line said.
+
+        Raises:
+            StreamFTError: it was refused.
+        """
+        environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+        done = subprocess.run(
+            self._command("control", *arguments), capture_output=True, text=True, env=environment, check=False
+        )
+        if done.returncode != 0:
+            raise StreamFTError(f"The command was refused: {(done.stderr or done.stdout).strip()}")
+        return done.stdout.strip()
+
+    def usage(self) -> tuple[float, float]:
+        """CPU seconds so far and resident MB now, of all processes of the system."""
+        cpu, resident = 0.0, 0.0
+        try:
+            members = [self._process_tree(), *self._process_tree().children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0.0, 0.0
+        for member in members:
+            try:
+                times: Any = member.cpu_times()
+                cpu += times.user + times.system + times.children_user + times.children_system
+                resident += member.memory_info().rss / 1e6
+            except psutil.Error:
+                continue  # it ended between the listing and the question
+        return cpu, resident
+
+    def _process_tree(self) -> psutil.Process:
+        return psutil.Process(self._process.pid)
+
+    def stop(self) -> int:
+        """End it in order; its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._log.close()
+        return self._process.returncode
