@@ -1,0 +1,233 @@
+"""Texts that are the same, nearly the same, or close in meaning: one label, one side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from store_kit import START, Feeder, labels, open_store, sentence, vector
+
+LONG = "could you please tell me when the red shoes that I ordered last monday are going to arrive at my house"
+
+
+def feeder(**settings: object) -> Feeder:
+    return Feeder(open_store(**settings))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Where is it?", "  where  IS it? "),
+        ("Straße", "STRASSE"),
+        ("ｗｈｅｒｅ is it", "where is it"),
+        ("我要退货", "我要退货 "),
+        ("ﬁne", "fine"),
+    ],
+)
+def test_texts_that_read_the_same_are_one_example(first: str, second: str) -> None:
+    box = feeder()
+    (original,) = box.label(first, "a").examples
+    applied = box.label(second, "a")
+    assert not applied.examples
+    (kept,) = box.store.training()
+    assert (kept.id, kept.seq, kept.input) == (original.id, original.seq, first)
+    assert kept.time > original.time
+
+
+def test_the_same_text_with_another_label_evicts_the_older() -> None:
+    box = feeder()
+    (old,) = box.label("我要退货", "a").examples
+    applied = box.label("我要退货 ", "b")
+    assert applied.evicted == [old.id]
+    (new,) = applied.examples
+    assert new.id != old.id
+    assert labels(box.store.training()) == {"我要退货 ": "b"}
+
+
+def test_a_late_statement_does_not_undo_a_newer_one() -> None:
+    box = feeder()
+    box.label("where is it", "new", at=START + 10)
+    applied = box.label("where is it", "old", at=START + 11, time=START + 5)
+    assert not applied.examples
+    assert not applied.evicted
+    assert labels(box.store.training()) == {"where is it": "new"}
+
+
+def test_a_user_does_not_undo_the_label_topic() -> None:
+    box = feeder()
+    box.label("where is it", "a")
+    box.label("other", "b")
+    box.label("where is it", "b", origin="user")
+    assert labels(box.store.training()) == {"where is it": "a", "other": "b"}
+
+
+def test_near_duplicates_with_another_label_evict_the_older() -> None:
+    box = feeder()
+    (old,) = box.label(LONG, "a").examples
+    applied = box.label(LONG + "!!", "b")
+    assert applied.evicted == [old.id]
+    assert labels(box.store.training()) == {LONG + "!!": "b"}
+
+
+def test_a_late_near_duplicate_of_a_newer_text_is_not_learned() -> None:
+    box = feeder()
+    box.label(LONG, "new", at=START + 10)
+    applied = box.label(LONG + "s", "old", at=START + 11, time=START + 5)
+    assert not applied.examples
+    assert labels(box.store.training()) == {LONG: "new"}
+
+
+def test_near_duplicates_with_one_label_both_stay() -> None:
+    box = feeder()
+    box.label(LONG, "a")
+    assert len(box.label(LONG + " now", "a").examples) == 1
+    assert box.store.count().train == 2
+
+
+# --- holdout ---------------------------------------------------------------------------------------------------
+
+
+def test_a_class_is_held_out_from_only_after_it_has_trained() -> None:
+    box = feeder(holdout_share=1.0, holdout_after=20)
+    sides = [box.label(sentence(n), "a").examples[0].holdout for n in range(30)]
+    assert sides == [False] * 20 + [True] * 10
+    assert box.label(sentence(99), "b").examples[0].holdout is False
+
+
+def test_the_holdout_share_is_about_what_was_asked() -> None:
+    box = feeder(holdout_share=0.2, holdout_after=0)
+    for start in range(0, 1_000, 100):
+        box.apply(*[box.item("labels", _event(n)) for n in range(start, start + 100)])
+    assert 150 <= box.store.count().holdout <= 250
+    assert {e.input for e in box.store.holdout()}.isdisjoint(e.input for e in box.store.training())
+
+
+def _event(number: int):  # type: ignore[no-untyped-def]
+    from stream_ft.events import LabelCorrection, LabelledEvent
+
+    return LabelledEvent(input=sentence(number), correction=LabelCorrection(label="a"))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_near_duplicates_take_the_side_of_what_is_stored(held: bool) -> None:
+    box = feeder(holdout_share=1.0 if held else 0.0, holdout_after=0)
+    assert box.label(LONG, "a").examples[0].holdout is held
+    # The other side would be its own, by its hash and the class.
+    box.store._examples._share = 0.0 if held else 1.0
+    assert box.label(LONG + " now", "a").examples[0].holdout is held
+    assert box.label("我想知道我上个星期一买的红色鞋子什么时候送到我家", "a").examples[0].holdout is not held
+
+
+def test_a_text_near_both_sides_trains_and_purges_the_holdout() -> None:
+    left = "when are the red shoes going to arrive at my house in the old town"
+    right = "when are the red shoes going to arrive at my house in the old village"
+    middle = "when are the red shoes going to arrive at my house in the old to"
+    box = feeder(holdout_share=0.0, holdout_after=0)
+    box.label(left, "a")
+    box.store._examples._share = 1.0
+    # Stored by another road, as if it had come when the left one was not there.
+    (held,) = box.label("zzz " * 20, "a").examples
+    assert held.holdout
+    box.label(right, "a")
+    box.label(middle, "a")
+    train = {e.input for e in box.store.training()}
+    test = {e.input for e in box.store.holdout()}
+    assert {left, right, middle} <= train
+    assert test == {"zzz " * 20}
+
+
+def test_what_once_trained_is_never_tested_on() -> None:
+    box = feeder(holdout_share=1.0, holdout_after=2)
+    (early,) = box.label(sentence(1), "a").examples
+    box.label(sentence(2), "a")
+    box.label(sentence(3), "a")
+    box.store.evict([early.id])
+    (again,) = box.label(sentence(1), "a").examples
+    assert again.holdout is False
+
+
+def test_the_oldest_holdout_examples_leave() -> None:
+    box = feeder(holdout_share=1.0, holdout_after=0, holdout_capacity=3)
+    evicted = [box.label(sentence(n), "a").evicted for n in range(5)]
+    assert [len(ids) for ids in evicted] == [0, 0, 0, 1, 1]
+    assert {e.input for e in box.store.holdout()} == {sentence(n) for n in (2, 3, 4)}
+
+
+def test_a_revised_holdout_example_stays_held_out() -> None:
+    box = feeder(holdout_share=1.0, holdout_after=0)
+    box.store.allow_label("b")
+    box.store.allow_label("c")
+    box.predict("p", "where is it")
+    box.say("p", label="b")
+    (example,) = box.say("p", label="c").examples
+    assert example.holdout
+    assert box.store.count().train == 0
+
+
+# --- neighbours in meaning -------------------------------------------------------------------------------------
+
+
+def _answer(*values: float, base: str = "b") -> dict[str, object]:
+    return {"output": "?", "version": "v", "embedding": vector(*values), "embedding_base": base}
+
+
+def test_newer_neighbours_that_agree_evict_an_example() -> None:
+    box = feeder(contradictions=3)
+    (old,) = box.label(sentence(0), "a", answer=_answer(1, 0)).examples
+    (far,) = box.label(sentence(9), "a", answer=_answer(0, 1)).examples
+    assert not box.label(sentence(1), "b", answer=_answer(1, 0.1)).evicted
+    assert not box.label(sentence(2), "b", answer=_answer(1, 0.2)).evicted
+    assert box.label(sentence(3), "b", answer=_answer(1, 0.3)).evicted == [old.id]
+    assert far.id in {e.id for e in box.store.training()}
+
+
+def test_supporters_outweigh_contradictions() -> None:
+    box = feeder(contradictions=2)
+    box.label(sentence(0), "a", answer=_answer(1, 0))
+    for number in range(1, 4):
+        box.label(sentence(number), "a", answer=_answer(1, 0))
+    assert not box.label(sentence(5), "b", answer=_answer(1, 0)).evicted
+    box.label(sentence(6), "b", answer=_answer(1, 0))
+    # Two say b and outnumber the newer supporters of the third and fourth only.
+    assert set(labels(box.store.training()).values()) == {"a", "b"}
+    assert sentence(0) in labels(box.store.training())
+    assert sentence(3) not in labels(box.store.training())
+
+
+def test_holdout_examples_fall_as_well() -> None:
+    box = feeder(contradictions=2, holdout_share=1.0, holdout_after=0)
+    (held,) = box.label(sentence(0), "a", answer=_answer(1, 0)).examples
+    box.store._examples._share = 0.0
+    box.label(sentence(1), "b", answer=_answer(1, 0))
+    assert box.label(sentence(2), "b", answer=_answer(1, 0)).evicted == [held.id]
+    assert box.store.count().holdout == 0
+
+
+def test_embeddings_under_a_new_base_decide_anew() -> None:
+    box = feeder(contradictions=2)
+    ids = [
+        box.label(sentence(n), label, answer=_answer(*([0.0] * n), 1.0)).examples[0].id
+        for n, label in enumerate(["a", "b", "b"])
+    ]
+    assert [e.id for e in box.store.missing_embeddings("new", 10)] == ids[::-1]
+    box.store.set_embeddings("new", [(id, vector(1)) for id in ids] + [(999, vector(1))])
+    assert [e.id for e in box.store.training()] == ids[1:]
+    assert box.store.missing_embeddings("new", 10) == []
+    assert all(e.embedding_base == "new" for e in box.store.training())
+
+
+def test_a_drift_of_meaning_leaves_the_new_meaning() -> None:
+    box = feeder(contradictions=3)
+    rng = np.random.Generator(np.random.PCG64(1))
+
+    def answer(side: int) -> dict[str, object]:
+        center = np.eye(8)[side] + rng.normal(0, 0.08, 8)
+        return _answer(*center)
+
+    for number in range(40):
+        box.label(sentence(number), "ab"[number % 2], answer=answer(number % 2))
+    for number in range(40, 80):
+        box.label(sentence(number), "ba"[number % 2], answer=answer(number % 2))
+    stale = [e for e in box.store.training() if e.time <= START + 40]
+    fresh = [e for e in box.store.training() if e.time > START + 40]
+    assert len(stale) == 0
+    assert len(fresh) == 40
