@@ -30,8 +30,11 @@ from stream_ft.learn.learner import (
 )
 from stream_ft.learn.schedule import Policy
 from stream_ft.release.fold import Quarantined, State
+from stream_ft.release.grown import Register
 
 BASE, HEAD = "b" * 64, "c" * 64
+OTHER = "d" * 64
+NUMBERS = Register({BASE: 0, OTHER: 2})
 JOB = Job(kind="head", base_model="m", champion_base=BASE, examples_upto=50, epoch=1)
 POLICY = Policy(
     interval_s=5.0,
@@ -64,17 +67,22 @@ class AlarmAt:
         self.resets += 1
 
 
-def learner(found: Any = None, **policy: Any) -> Learner:
-    return Learner(
+def learner(found: Any = None, *, leads: bool = True, **policy: Any) -> Learner:
+    """A learner; one that ``leads`` has asked to, and hears so from the next :func:`controlled`."""
+    made = Learner(
         name="a",
         policy=replace(POLICY, **policy),
         gate_policy=GatePolicy(margin=0.02, confidence=0.95, class_floor=0.2, class_support=10, min_examples=200),
         detector=found or NoDrift(),
     )
+    if leads:
+        assert kinds(made.step([controlled(epoch=0, leader="")], 0.0)) == [Lead]
+    return made
 
 
 def state(**changes: Any) -> State:
-    return replace(State(log_id="log", offset=1, epoch=1, leader="learner/a", base=BASE, start_head=HEAD), **changes)
+    here = State(log_id="log", offset=1, epoch=1, leader="learner/a", base=BASE, start_head=HEAD, numbers=NUMBERS)
+    return replace(here, **changes)
 
 
 def controlled(upto: int = 0, **changes: Any) -> Controlled:
@@ -110,15 +118,23 @@ def kinds(effects: list[Effect]) -> list[type]:
 
 
 def test_it_says_once_that_it_leads() -> None:
-    core = learner()
+    core = learner(leads=False)
     assert core.step([controlled(leader=None, epoch=0)], 0.0) == [Lead(expected_epoch=0)]
     assert core.step([controlled(leader=None, epoch=0)], 1.0) == []
     assert core.step([controlled(epoch=1)], 2.0) == []
     assert core.leading
 
 
+def test_a_restarted_learner_leads_anew_so_that_its_zombie_is_fenced() -> None:
+    core = learner(leads=False)
+    assert core.step([controlled(epoch=5)], 0.0) == [Lead(expected_epoch=5)]
+    assert not core.leading
+    core.step([controlled(epoch=6)], 1.0)
+    assert core.leading
+
+
 def test_a_lead_that_was_overtaken_is_said_again() -> None:
-    core = learner()
+    core = learner(leads=False)
     core.step([controlled(leader=None, epoch=3)], 0.0)
     assert core.step([controlled(leader="learner/b", epoch=4)], 1.0) == [Lead(expected_epoch=4)]
 
@@ -373,3 +389,45 @@ def test_the_same_facts_give_the_same_effects_and_rounds_never_overlap(steps: li
             assert seq >= 200
             running = True
         assert cores[0].decision.reason
+
+
+# --- what a killed learner still knows ---------------------------------------------------------------------------
+
+
+def test_a_round_that_died_with_its_learner_starts_again() -> None:
+    core = learner()
+    assert kinds(core.step([controlled(), learned(250)], 0.0)) == [StartRound]
+    again = learner()
+    again.restore(core.snapshot())
+    assert kinds(again.step([controlled(), learned(250)], 0.0)) == [StartRound]
+
+
+def test_a_round_that_ended_does_not_start_again_with_the_learner() -> None:
+    core = learner()
+    core.step([controlled(), learned(250)], 0.0)
+    core.step([ended(0.5, 0.2)], 1.0)
+    again = learner()
+    again.restore(core.snapshot())
+    assert again.step([controlled(), learned(250)], 100.0) == []
+
+
+# --- whose errors count ------------------------------------------------------------------------------------------
+
+
+def test_a_refitted_head_goes_on_with_the_detector_and_another_base_does_not() -> None:
+    found = AlarmAt()
+    core = learner(found)
+    core.step([controlled()], 0.0)
+    core.step([controlled(start_head="e" * 64, epoch=2)], 1.0)
+    assert found.resets == 0
+    core.step([controlled(base=OTHER, epoch=3)], 2.0)
+    assert found.resets == 1
+
+
+def test_a_late_label_of_another_base_says_nothing_of_this_one() -> None:
+    found = AlarmAt()
+    core = learner(found)
+    core.step([controlled()], 0.0)
+    late = Learned(errors=[True, False], versions=["v2.2.0", "v0.1.0"], max_seq=2, train=2, holdout=0)
+    core.step([late], 1.0)
+    assert found.errors == [0.0]
