@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stream_ft.connectors.registry import open_log
 
 from stream_ft import cli, control
+from stream_ft.connectors.registry import open_log
 from stream_ft.events import to_json
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing

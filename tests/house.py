@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx
-from stream_ft.connectors.local import LocalLog
 
+from stream_ft.connectors.local import LocalLog
 from stream_ft.topics import topic
 from stream_ft.wiring.outbox import origin_of
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stream_ft.connectors.local import LocalLog, SqliteLog
 
+from stream_ft.connectors.local import LocalLog, SqliteLog
 from stream_ft.errors import LogTruncatedError
 from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.testing import MemoryLog

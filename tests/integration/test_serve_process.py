@@ -20,9 +20,9 @@ import tiny
 from house import MODEL, House, wait_for
 from safetensors.numpy import save
 from serving_parts import head as make_head
-from stream_ft.connectors.local import LocalLog
 
 from stream_ft import control
+from stream_ft.connectors.local import LocalLog
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head

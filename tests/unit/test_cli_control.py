@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import TOPIC, Done, StateFolder, command
+
 from stream_ft.connectors.registry import open_log
 
 Run = Callable[..., Done]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_ft.connectors.files import Row, guess_columns, read_rows
 
+from stream_ft.connectors.files import Row, guess_columns, read_rows
 from stream_ft.errors import ConfigError
 
 

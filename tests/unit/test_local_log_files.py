@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from stream_ft.connectors.local import FILES, LocalLog, SqliteLog, open_log
 
+from stream_ft.connectors.local import FILES, LocalLog, SqliteLog, open_log
 from stream_ft.errors import ConfigError, LogTruncatedError, StoreFullError
 from stream_ft.ports import Outgoing
 from stream_ft.topics import KINDS, topic

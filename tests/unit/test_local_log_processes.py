@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stream_ft.connectors.local import LocalLog
 
+from stream_ft.connectors.local import LocalLog
 from stream_ft.ports import Outgoing, Record
 from stream_ft.topics import topic
 

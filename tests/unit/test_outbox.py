@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from stream_ft.replay.store import Store
 
 from stream_ft.errors import StoreFullError
 from stream_ft.ports import Outgoing
+from stream_ft.replay.store import Store
 from stream_ft.testing import MemoryLog
 from stream_ft.wiring.outbox import ORIGIN, Publisher, origin_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_ft.connectors.files import Row
 
+from stream_ft.connectors.files import Row
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.summary import (
     Scores,
