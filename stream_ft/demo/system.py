@@ -40,6 +40,11 @@ def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
+def _environment() -> dict[str, str]:
+    """Without anybody's own settings: they would win over the demo's file."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STREAM_FT_")}
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
@@ -73,15 +78,13 @@ class System:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.config.write_text(
-            settings_text(
-                self.folder, port=port, learn_port=free_port(), model=model, min_evaluation=min_evaluation
-            ),
+            settings_text(self.folder, port=port, learn_port=free_port(), model=model, min_evaluation=min_evaluation),
             encoding="utf-8",
         )
         self._log = (self.folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
             self._command("up"), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the demo, which then stops the system in order
+            env=_environment(), start_new_session=True,  # Ctrl-C is for the demo, which then stops the system in order
         )  # fmt: skip
 
     def _command(self, *arguments: str) -> list[str]:
@@ -123,7 +126,7 @@ class System:
         Raises:
             StreamFTError: it was refused.
         """
-        environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+        environment = _environment() | {"NO_COLOR": "1", "COLUMNS": "200"}
         done = subprocess.run(
             self._command("control", *arguments), capture_output=True, text=True, env=environment, check=False
         )
