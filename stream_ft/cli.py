@@ -53,6 +53,9 @@ Port = Annotated[int | None, typer.Option("--port", help="Port; 0 takes a free o
 
 def main() -> NoReturn:
     """Run the command line and exit: 0, 1 (it did not work), 2 (wrong use or settings), 130 (Ctrl-C), 143 (SIGTERM)."""
+    # Before numpy is loaded. The products here are small: a second BLAS thread spins more than it computes, and takes
+    # the core that the other process needs.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app(prog_name="stream-ft")
     except StreamFTError as error:

@@ -30,8 +30,8 @@ class ModelSettings(Section):
     """Name of the model in URLs and topics."""
     base: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hugging Face name or local path of the encoder."""
-    task: Literal["classification", "causal-lm"] = "classification"
-    """What is learned; the causal language model is for tests of the task port."""
+    task: Literal["classification"] = "classification"
+    """What is learned."""
     max_tokens: int = Field(default=128, ge=8, le=8192)
     """Inputs are cut to this many tokens."""
     threads: int = Field(default=1, ge=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 SUPERVISED = "STREAM_FT_SUPERVISED"
@@ -17,7 +16,8 @@ def follow_parent() -> None:
         return
 
     def wait() -> None:
-        while sys.stdin is not None and sys.stdin.buffer.read(4096):
+        # Not sys.stdin: a thread that waits inside its buffer makes the interpreter's end fail.
+        while os.read(0, 4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 

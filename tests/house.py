@@ -86,7 +86,8 @@ class House:
             ).items()
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.accepted: dict[str, set[str]] = {"labels": set(), "feedback": set()}
+        self.accepted: dict[str, str] = {}
+        """Id and input of every labelled event and correction that was acknowledged."""
         self.conflicts: list[tuple[str, int]] = []
         """Topic and offset of events whose identity was taken: dead letters all."""
         self._count = 0
@@ -168,16 +169,16 @@ class House:
             self._count += 1
             name = sorted(WORDS)[self._count % len(WORDS)]
             ident = f"label-{self._count}"
-            body = {"id": ident, "input": WORDS[name].format(self._count), "label": name}
-            if self._post("/labels", body) is not None:
-                self.accepted["labels"].add(ident)
+            text = WORDS[name].format(self._count)
+            if self._post("/labels", {"id": ident, "input": text, "label": name}) is not None:
+                self.accepted[ident] = text
 
     def conflict(self) -> None:
         """An event with an identity that was given to another: acknowledged, then a dead letter."""
         self._count += 1
-        if not self.accepted["labels"]:
+        taken = next((ident for ident in self.accepted if ident.startswith("label")), None)
+        if taken is None:
             return
-        taken = sorted(self.accepted["labels"])[0]
         answer = self._post("/labels", {"id": taken, "input": f"other words {self._count}", "label": "greeting"})
         if answer is not None:
             offsets = answer["offsets"]
@@ -193,7 +194,8 @@ class House:
         """Predict and correct; an acknowledged correction enters the ledger."""
         self._count += 1
         name = sorted(WORDS)[self._count % len(WORDS)]
-        answer = self.predict(WORDS[name].format(self._count))
+        text = WORDS[name].format(self._count)
+        answer = self.predict(text)
         if answer is None:
             return
         ident = f"feedback-{self._count}"
@@ -201,7 +203,7 @@ class House:
         assert isinstance(predictions, list)
         body = {"id": ident, "prediction_id": predictions[0]["id"], "label": name}
         if self._post("/feedback", body) is not None:
-            self.accepted["feedback"].add(ident)
+            self.accepted[ident] = text
 
     def _post(self, path: str, body: dict[str, object]) -> dict[str, object] | None:
         try:
@@ -234,8 +236,13 @@ class House:
         return all(have.get(topic(MODEL, kind), 0) == end for kind, end in ends.items() if end)
 
     def applied(self) -> list[str]:
-        """Identities of the feedback and labelled events in the store, each as often as it is there."""
-        return [str(key).rpartition("\x1f")[2] for (key,) in self.rows("SELECT key FROM claims")]
+        """Inputs of the labels and corrections in the store, each as often as it was applied."""
+        return [str(text) for (text,) in self.rows("SELECT input FROM claims WHERE correction IS NOT NULL")]
+
+    def identities(self) -> list[str]:
+        """Ids of the events that the store knows."""
+        days = [day for (day,) in self.rows("SELECT day FROM days")]
+        return [str(ident) for day in days for (ident,) in self.rows(f"SELECT id FROM ids_{day}")]
 
     def dead_letters(self) -> list[tuple[str, int]]:
         """Topic and offset of every dead letter, each as often as it is there."""

@@ -47,6 +47,7 @@ from stream_ft.learn.learner import (
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
+from stream_ft.model.tasks import find_task
 from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.release import dossier
 from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
@@ -103,7 +104,7 @@ class Core:
             policy=schedule.Policy(**settings.schedule.model_dump()),
             gate_policy=GatePolicy(**settings.gate.model_dump(), min_examples=settings.schedule.min_evaluation),
             detector=detector(settings.drift.detector, delta=settings.drift.delta),
-            scale="loss" if settings.model.task == "causal-lm" else "accuracy",
+            scale=find_task(settings.model.task).scale,
         )
         self.learner.restore(store.load("learner"))
         self._log = log
@@ -119,7 +120,6 @@ class Core:
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
-        self._last_adapt = 0
 
     def tell_to(self, tell: Callable[[Happening], None]) -> None:
         """From now on ``tell`` hears of every happening."""
@@ -345,7 +345,7 @@ class Core:
             steps=settings.steps,
             batch=settings.batch,
             fresh_share=settings.fresh_share,
-            fresh_after_seq=self._last_adapt,
+            fresh_after_seq=self.learner.memory.adapt_upto,
             learning_rate=settings.learning_rate,
             rank=settings.rank,
             last_layers=settings.last_layers,
@@ -357,8 +357,6 @@ class Core:
             examples_upto=split.examples_upto,
             epoch=self.state.epoch,
         )
-        if adapting:
-            self._last_adapt = split.examples_upto
         self.round = RoundProcess(
             self._jobs / "round",
             job,
