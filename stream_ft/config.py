@@ -271,28 +271,32 @@ def load(path: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
     Raises:
         ConfigError: with the name of the setting and what is wrong with it.
     """
-    file = read_file(path)
     try:
-        low = Settings(**file)
-        if not flags:
-            return low
-        return _with(low, flags)
+        low = Settings(**read_file(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"Setting {name}: {first['msg']}.", "See stream-ft config show.") from error
+        raise _told(error) from error
+    return _with(low, flags) if flags else low
 
 
 def _with(low: Settings, flags: dict[str, Any]) -> Settings:
     """``low`` with ``flags`` on top, validated. Environment is already in ``low``, so it is not read again."""
     merged = merge(low.model_dump(), nest(flags))
-    values: dict[str, Any] = {
-        name: field.annotation.model_validate(merged[name])
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        else merged[name]
-        for name, field in Settings.model_fields.items()
-    }
+    values: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        values[name] = merged[name]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            try:
+                values[name] = kind.model_validate(merged[name])
+            except ValidationError as error:
+                raise _told(error, name) from error
     return Settings.model_construct(**values)
+
+
+def _told(error: ValidationError, *above: str) -> ConfigError:
+    first = error.errors()[0]
+    name = ".".join((*above, *(str(part) for part in first["loc"])))
+    return ConfigError(f"Setting {name}: {first['msg']}.", "See stream-ft config show.")
 
 
 def sources(path: Path | None = None, flags: dict[str, Any] | None = None) -> list[tuple[str, Any, str]]:
