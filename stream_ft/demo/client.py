@@ -134,13 +134,9 @@ def feedback_to_live(
         first_seen: when each version first answered.
         versions: as ``/versions`` tells them: ``offsets`` of a topic is the offset before which all is covered.
     """
-    live: list[tuple[float, dict[str, int]]] = sorted(
-        (
-            (first_seen[row["version"]], _by_kind(row.get("offsets") or {}))
-            for row in versions
-            if row["version"] in first_seen
-        ),
-        key=lambda found: found[0],
+    shown = [row for row in versions if row["version"] in first_seen]
+    live = sorted(
+        ((first_seen[row["version"]], _by_kind(row.get("offsets") or {})) for row in shown), key=lambda found: found[0]
     )
     waits = []
     for event in acknowledged:

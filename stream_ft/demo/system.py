@@ -14,12 +14,21 @@ from typing import Any
 
 import httpx
 import psutil
+from msgspec import Struct
 
 from stream_ft.errors import ConfigError, StreamFTError
 
 MARK = "demo.toml"
 READY_S = 120.0
 STOP_S = 30.0
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Of all processes of the system: CPU seconds so far, those of serving, and resident MB (10^6 bytes) now."""
+
+    cpu_s: float
+    serve_cpu_s: float
+    resident_mb: float
 
 
 def settings_text(state: Path, *, port: int, learn_port: int, model: str | None, min_evaluation: int) -> str:
@@ -134,24 +143,26 @@ class System:
             raise StreamFTError(f"The command was refused: {(done.stderr or done.stdout).strip()}")
         return done.stdout.strip()
 
-    def usage(self) -> tuple[float, float]:
-        """CPU seconds so far and resident MB now, of all processes of the system."""
-        cpu, resident = 0.0, 0.0
-        try:
-            members = [self._process_tree(), *self._process_tree().children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return 0.0, 0.0
-        for member in members:
+    def usage(self) -> Usage:
+        """What its processes have used so far; all zero once it has ended."""
+        cpu, serving, resident = 0.0, 0.0, 0.0
+        for member in self._members():
             try:
                 times: Any = member.cpu_times()
-                cpu += times.user + times.system + times.children_user + times.children_system
+                spent = times.user + times.system + times.children_user + times.children_system
+                cpu += spent
+                serving += spent if "serve" in member.cmdline() else 0.0
                 resident += member.memory_info().rss / 1e6
             except psutil.Error:
                 continue  # it ended between the listing and the question
-        return cpu, resident
+        return Usage(cpu_s=cpu, serve_cpu_s=serving, resident_mb=resident)
 
-    def _process_tree(self) -> psutil.Process:
-        return psutil.Process(self._process.pid)
+    def _members(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def stop(self) -> int:
         """End it in order; its exit code."""

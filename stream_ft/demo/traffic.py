@@ -26,6 +26,7 @@ class Traffic:
         rows: with their right labels.
         rate: messages a second.
         seed: of who labels which message.
+        name: begins the ids of labelled events, which must never come twice.
 
     Attributes:
         outputs: label answered for each row; ``None`` while open or if it was dropped.
@@ -33,9 +34,12 @@ class Traffic:
         labelled: rows whose right label the server has acknowledged.
     """
 
-    def __init__(self, client: Client, rows: Sequence[Row], *, rate: float, seed: int = 0) -> None:
+    def __init__(
+        self, client: Client, rows: Sequence[Row], *, rate: float, seed: int = 0, name: str = "message"
+    ) -> None:
         self._client = client
         self._rate = rate
+        self._name = name
         self._random = random.Random(seed)
         self._labels: list[tuple[int, dict[str, Any]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +80,7 @@ class Traffic:
         back_office = self._random.random() < BACK_OFFICE_SHARE
         await asyncio.sleep(DELAY_S)
         if back_office or answer is None:
-            event = {"id": f"m{index}", "input": row.text, "label": row.label, "source": "back-office"}
+            event = {"id": f"{self._name}-{index}", "input": row.text, "label": row.label, "source": "back-office"}
             self._labels.append((index, event))
             return
         said: dict[str, Any] = {"prediction_id": answer.id, "source": f"customer-{index % 97}"}

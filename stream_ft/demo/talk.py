@@ -1,0 +1,110 @@
+"""After the demo, on a terminal: type a message, correct the answer, and see the model change."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from rich.console import Console
+
+from stream_ft.demo.client import Client
+from stream_ft.demo.plan import Plan
+from stream_ft.demo.system import System
+from stream_ft.demo.traffic import Traffic
+from stream_ft.errors import StreamFTError
+
+TURN_S = 60.0
+"""A new version is waited for this long."""
+RATE = 10.0
+LOT = 50
+
+ReadLine = Callable[[], Awaitable[str]]
+
+
+async def read_line() -> str:
+    """A line of standard input without its end; empty at its end. Ctrl-C interrupts it, unlike a thread's ``input``."""
+    loop = asyncio.get_running_loop()
+    there = asyncio.Event()
+    loop.add_reader(sys.stdin, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip()
+
+
+async def talk(console: Console, system: System, client: Client, plan: Plan, read: ReadLine = read_line) -> None:
+    """Ask, correct, and watch, until an empty line. Customers go on writing, so that there is news to judge by."""
+    console.print(
+        f"\nThe system stays up at {system.url}. Type a message, then correct the answer. An empty line ends it.",
+        highlight=False,
+    )
+    labels = sorted({row.label for row in plan.test})
+    shown = ", ".join(labels[:20])
+    console.print(
+        f"Labels it knows: {shown}{' ...' if len(labels) > 20 else ''}. A new one is welcome.", highlight=False
+    )
+    background = asyncio.create_task(_background(client, plan))
+    try:
+        while True:
+            console.print("message> ", end="", highlight=False)
+            text = await read()
+            if not text:
+                return
+            await _turn(console, system, client, text, read)
+    finally:
+        background.cancel()
+        await asyncio.gather(background, return_exceptions=True)
+
+
+async def _turn(console: Console, system: System, client: Client, text: str, read: ReadLine) -> None:
+    answer = await client.predict(text)
+    if answer is None:
+        console.print(f"No answer: {client.last_error}", highlight=False)
+        return
+    console.print(f"{answer.version} says {answer.label or 'nothing'} ({answer.score:.0%}).", highlight=False)
+    console.print("right answer, or enter if it is right> ", end="", highlight=False)
+    label = await read()
+    if not label or label == answer.label:
+        await client.feedback([{"prediction_id": answer.id, "kind": "accept", "source": "you"}])
+        return
+    told = await client.labels([{"input": text, "label": label, "source": "you"}])
+    if not told:
+        console.print(f"The correction was not taken: {client.last_error}", highlight=False)
+        return
+    mine = client.acknowledged[-1]
+    try:
+        await asyncio.to_thread(system.control, "train-now")
+    except StreamFTError as error:
+        console.print(str(error), highlight=False)
+    console.print("Taken. The learner is told to train now; the gate still judges ...", highlight=False)
+    begun = time.monotonic()
+    while time.monotonic() - begun < TURN_S:
+        await asyncio.sleep(0.5)
+        rows = await client.versions()
+        active = next((row for row in reversed(rows) if row["active"]), None)
+        if active is None:
+            continue
+        covered = {name.rsplit(".", 1)[-1]: offset for name, offset in (active.get("offsets") or {}).items()}
+        if covered.get(mine.topic, 0) <= mine.offset:
+            continue
+        again = await client.predict(text)
+        if again is not None:
+            console.print(
+                f"After {time.monotonic() - begun:.0f} s, {again.version} says {again.label} ({again.score:.0%}).",
+                highlight=False,
+            )
+            return
+    status = (await client.status()).get("learn") or {}
+    why = (status.get("next_round") or {}).get("reason") or "no version that has it went live yet"
+    console.print(f"Not yet: {why}", highlight=False)
+
+
+async def _background(client: Client, plan: Plan) -> None:
+    rows = itertools.cycle(plan.more)
+    for seed in itertools.count(1):
+        lot = list(itertools.islice(rows, LOT))
+        await Traffic(client, lot, rate=RATE, seed=plan.seed + seed, name=f"later-{seed}").run()
