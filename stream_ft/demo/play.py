@@ -29,13 +29,15 @@ RATE = 24.0
 WINDOW = 200
 CHUNK = 48
 WATCH_S = 1.0
-IMPORT_FROM, IMPORT_LATEST = 0.66, 0.78
-"""Share of the stream from which the import may come (when no encoder is being trained), and at the latest."""
+IMPORT_FROM = 0.74
+"""Share of the stream after which the import may come, once the encoder was trained and the head refitted on it."""
+IMPORT_LATEST_S = 150.0
+"""It comes then in any case: the demo must end."""
 PATIENCE_S = 45.0
 """The operator waits this long for the gate's verdict on the import."""
 AFTERWARDS = 400
 """Messages that still come after the rollback."""
-SETTLE_S = 15.0
+SETTLE_S = 20.0
 IMPORT_SOURCE = "bulk-import"
 WORDS = {
     "promotion": "Live: ",
@@ -68,7 +70,6 @@ class Play:
         self._more = itertools.cycle(plan.more)
         self._begun = time.monotonic()
         self._peak = 0.0
-        self._training_encoder = False
         self._idle = False
         self._versions: list[dict[str, Any]] = []
         self._frozen: list[str] = []
@@ -153,7 +154,6 @@ class Play:
             self.happenings.append(what)
             self.say(WORDS.get(what.kind, "") + what.text, what.kind)
         working = learner.get("round") or {}
-        self._training_encoder = bool(working) and working.get("kind") != "head"
         self._idle = not working
         usage = await asyncio.to_thread(self._system.usage)
         self._peak = max(self._peak, usage.resident_mb)
@@ -214,32 +214,40 @@ class Play:
     # --- what is done to the system ----------------------------------------------------------------------------
 
     async def _direct(self) -> None:
-        length = len(self.plan.stream)
-        while (sent := len(self.traffic.sent_at)) < IMPORT_LATEST * length:
-            if sent >= IMPORT_FROM * length and not self._training_encoder:
+        begun = time.monotonic()
+        while time.monotonic() - begun < IMPORT_LATEST_S:
+            if len(self.traffic.sent_at) >= IMPORT_FROM * len(self.plan.stream) and self._steady():
                 break
+            self._keep_coming(120)
             await asyncio.sleep(0.2)
-        begun = time.time()
+        good = [str(row["version"]) for row in await self.client.versions()]
+        imported = time.time()
         self.say(f"A broken import publishes {len(self.plan.imported)} labels: two messages a line, labels shuffled.")
         for start in range(0, len(self.plan.imported), 100):
             await self.client.labels(self.plan.imported[start : start + 100])
             await asyncio.sleep(0.1)
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not any(
-            what.kind == "refusal" and what.time > begun for what in self.happenings
+            what.kind == "refusal" and what.time > imported for what in self.happenings
         ):
             self._keep_coming(120)
             await asyncio.sleep(0.2)
-        await self._roll_back()
+        await self._roll_back(good)
         self._keep_coming(AFTERWARDS)
 
-    async def _roll_back(self) -> None:
-        target = rollback_target(await self.client.versions() or self._versions)
+    async def _roll_back(self, good: Sequence[str]) -> None:
+        target = rollback_target(await self.client.versions() or self._versions, good)
         self.say(f"The operator rolls back to {target} and puts the import in quarantine, with one message.")
         reason = "a broken import was found; a version from before it, until it is out of the examples"
         await asyncio.to_thread(
             self._system.control, "rollback", "--to", target, "--reason", reason, "--quarantine-source", IMPORT_SOURCE
         )
+
+    def _steady(self) -> bool:
+        """The encoder was trained, whatever the gate said, and two rounds of the head came after it."""
+        kinds = [what.round_kind for what in self.happenings if what.kind in ("promotion", "refusal")]
+        last = max((place for place, kind in enumerate(kinds) if kind not in ("", "head")), default=None)
+        return last is not None and len(kinds) - last > 2
 
     def _keep_coming(self, least: int) -> None:
         """See to it that at least ``least`` messages are still to be sent."""
@@ -254,7 +262,7 @@ class Play:
         while time.monotonic() - begun < SETTLE_S:
             await asyncio.gather(self.client.predict(texts.choice(self.plan.stream).text), asyncio.sleep(1 / RATE))
             over = any(w.time > begun_at and w.kind in ("promotion", "refusal") for w in self.happenings)
-            if self._idle and (over or time.monotonic() - begun > SETTLE_S / 2):
+            if self._idle and (over or time.monotonic() - begun > SETTLE_S / 3):
                 return
 
     async def _ask_all(self, texts: Sequence[str]) -> list[str]:
@@ -271,15 +279,17 @@ class Play:
         return answers
 
 
-def rollback_target(versions: Sequence[dict[str, Any]]) -> str:
-    """The newest earlier version on the same base, so that nothing but a head is left behind; else ``previous``."""
+def rollback_target(versions: Sequence[dict[str, Any]], good: Sequence[str]) -> str:
+    """The newest of the ``good`` versions that is not the last one; else ``previous``.
+
+    One on the base that is active now is preferred: then nothing but a head is left behind, and no base is denied.
+    """
     if not versions:
         return "previous"
     now = versions[-1]
-    same = [
-        row["version"] for row in versions[:-1] if row["base"] == now["base"] and row["start_head"] != now["start_head"]
-    ]
-    return str(same[-1]) if same else "previous"
+    earlier = [row for row in versions[:-1] if row["version"] in good and row["start_head"] != now["start_head"]]
+    same = [row for row in earlier if row["base"] == now["base"]]
+    return str((same or earlier)[-1]["version"]) if earlier else "previous"
 
 
 def _mean(hits: Sequence[bool]) -> float | None:

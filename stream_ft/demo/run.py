@@ -26,6 +26,8 @@ from stream_ft.wiring.summary import write_summary
 
 PLAIN_S = 10.0
 WIDEST = 110
+ADAPT_AT = 0.41
+"""The encoder is trained once there are this many training examples, as a share of the stream."""
 
 
 def run(
@@ -58,7 +60,9 @@ def run(
         console.print(plan.told, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     console.print("Starting stream-ft up: one process serves, one learns.", highlight=False)
-    system = System(out / "state", model=model, min_evaluation=plan.min_evaluation)
+    system = System(
+        out / "state", model=model, min_evaluation=plan.min_evaluation, adapt_first=int(ADAPT_AT * len(plan.stream))
+    )
     comparison = None
     try:
         seconds = system.wait_ready()
@@ -105,8 +109,8 @@ def _last_words(console: Console, result: dict[str, Any], out: Path) -> None:
         _count(result["rollbacks"], "rollback") + " by the operator",
         f"{result['dropped_requests']} of {result['requests']:,} requests dropped",
     ]
-    console.print(f"{', '.join(counts)}.", highlight=False)
-    console.print(headline(result), style="bold", highlight=False)
+    console.print(f"{', '.join(counts)}.", highlight=False, soft_wrap=True)
+    console.print(headline(result), style="bold", highlight=False, soft_wrap=True)
     console.print(f"The report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 
 

@@ -31,16 +31,22 @@ class Usage(Struct, frozen=True, kw_only=True):
     resident_mb: float
 
 
-def settings_text(state: Path, *, port: int, learn_port: int, model: str | None, min_evaluation: int) -> str:
-    """The demo's settings file: the defaults, but for what makes three minutes enough to see everything."""
+def settings_text(
+    state: Path, *, port: int, learn_port: int, model: str | None, min_evaluation: int, adapt_first: int
+) -> str:
+    """The demo's settings file: the defaults, but for what makes three minutes enough to see everything.
+
+    The encoder is trained once, when there are ``adapt_first`` examples: drift alone is answered by refitting the head,
+    or the alarm that the broken import raises would cost a minute of training on it.
+    """
     base = f'[model]\nbase = "{_quoted(model)}"\n\n' if model else ""
     return (
         "# Written by `stream-ft demo`.\n"
         f'state_dir = "{_quoted(str(state))}"\noperator = "demo"\n\n{base}'
         f"[serve]\nport = {port}\n\n[learn]\nport = {learn_port}\n\n"
         f"[schedule]\ninterval_s = 3.0\nmin_new = 40\nmin_evaluation = {min_evaluation}\n"
-        "adapt_first = 700\nadapt_every = 4000\nadapt_after_drift = 250\n\n"
-        "[round]\nsteps = 24\n\n"
+        f"adapt_first = {adapt_first}\nadapt_every = 100000\nadapt_on_drift = false\n\n"
+        "[round]\nsteps = 12\nbatch = 16\n\n"
         '[log]\nlevel = "info"\n'
     )
 
@@ -69,12 +75,15 @@ class System:
         folder: of the state; what an earlier demo left there is removed, anything else is left alone.
         model: Hugging Face name or path of the encoder; the default one if ``None``.
         min_evaluation: examples that the gate asks for.
+        adapt_first: training examples before the round that trains the encoder.
 
     Raises:
         ConfigError: the folder holds something that no demo wrote.
     """
 
-    def __init__(self, folder: Path, *, model: str | None = None, min_evaluation: int = 200) -> None:
+    def __init__(
+        self, folder: Path, *, model: str | None = None, min_evaluation: int = 200, adapt_first: int = 1_400
+    ) -> None:
         if folder.exists() and any(folder.iterdir()):
             if not (folder / MARK).exists():
                 raise ConfigError(
@@ -87,7 +96,14 @@ class System:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.config.write_text(
-            settings_text(self.folder, port=port, learn_port=free_port(), model=model, min_evaluation=min_evaluation),
+            settings_text(
+                self.folder,
+                port=port,
+                learn_port=free_port(),
+                model=model,
+                min_evaluation=min_evaluation,
+                adapt_first=adapt_first,
+            ),
             encoding="utf-8",
         )
         self._log = (self.folder / "log.txt").open("wb")
