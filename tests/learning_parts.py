@@ -29,17 +29,19 @@ from stream_ft.wiring.rounds import Outcome
 
 DIM = 16
 START = 1_700_000_000.0
-QUICK: dict[str, Any] = {
+CALM: dict[str, Any] = {
     "schedule.interval_s": 0.0,
     "schedule.min_new": 10,
-    "schedule.min_evaluation": 20,
+    "schedule.min_evaluation": 1_000_000,
     "schedule.adapt_every": 0,
     "schedule.adapt_on_drift": False,
     "round.projection": 0,
     "gate.margin": 1.0,
     "replay.holdout_share": 0.0,
 }
-"""Settings under which a few dozen examples bring a round."""
+"""Settings under which no round ever starts: there is never enough to judge it by."""
+ROUNDS: dict[str, Any] = {"schedule.min_evaluation": 20}
+"""What to give so that a few dozen examples bring one."""
 
 
 def names(kind: str) -> str:
@@ -52,7 +54,7 @@ class Learning:
 
     Args:
         folder: the state folder.
-        log: the event log; :class:`MemoryLog` if not given.
+        log: the event log; :class:`MemoryLog` if not given, the files of the embedded default if ``files``.
         name: the learner's.
         store: file name of its store, so that two can work in one folder.
         settings: dotted names.
@@ -63,15 +65,25 @@ class Learning:
         folder: Path,
         *,
         log: EventLog | None = None,
+        files: bool = False,
         clock: ManualClock | None = None,
         name: str = "a",
         store: str = "store.db",
         **settings: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.clock = clock or ManualClock(START)
-        self.log: EventLog = log or MemoryLog(clock=self.clock)
-        self.settings: Settings = load(None, QUICK | {"state_dir": str(folder), "learn.name": name} | settings)
+        self._mine: EventLog | None = None
+        if log is None:
+            # The test publishes what the serving process would, so it writes that file too.
+            self._mine = log = (
+                LocalLog(folder, writes=("serve", "learn"), now=self.clock.now)
+                if files
+                else MemoryLog(clock=self.clock)
+            )
+        self.log: EventLog = log
+        self.settings: Settings = load(None, CALM | {"state_dir": str(folder), "learn.name": name} | settings)
         self.registry = Registry(folder / "registry")
         self.engine = FakeEngine(DIM)
         self.store = storing.open_store(self.settings, folder / store)
@@ -97,6 +109,7 @@ class Learning:
             series=metrics.LearnMetrics(CollectorRegistry()),
             status=folder / f"{name}.status.json",
         )
+        self.core.follow(self.clock.now())
 
     def publish(self, kind: str, *values: bytes) -> None:
         """Append to a topic of the model, as a publisher does."""
@@ -104,7 +117,9 @@ class Learning:
 
     def label(self, start: int, stop: int, *, of: Sequence[str] = ("a", "b"), padding: int = 0) -> None:
         """Publish labelled events, each with an id of its own."""
-        self.publish("labels", *(labelled(number, of[number % len(of)], padding=padding) for number in range(start, stop)))
+        self.publish(
+            "labels", *(labelled(number, of[number % len(of)], padding=padding) for number in range(start, stop))
+        )
 
     def step(self, times: int = 1, seconds: float = 2.0) -> None:
         """Passes of the loop with time between them."""
@@ -136,16 +151,12 @@ class Learning:
         return [happening.text for happening in self.happenings if happening.kind == kind]
 
     def close(self) -> None:
-        """Let go of the round and the files."""
+        """Let go of the round and the files. Idempotent."""
         if self.core.round is not None:
             self.core.round.kill()
         self.store.close()
-
-
-def embedded(folder: Path, **more: Any) -> Learning:
-    """A learner on the log of the embedded default; the test writes for ``serve`` as well."""
-    clock = more.pop("clock", None) or ManualClock(START)
-    return Learning(folder, log=LocalLog(folder, writes=("serve", "learn"), now=clock.now), clock=clock, **more)
+        if self._mine is not None:
+            self._mine.close()
 
 
 def text(number: int, padding: int = 0) -> str:

@@ -7,18 +7,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from learning_parts import embedded, names, text
+from learning_parts import Learning, names, text
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from learning_parts import embedded
-learning = embedded(Path(sys.argv[1]))
+from learning_parts import Learning
+learning = Learning(Path(sys.argv[1]), files=True)
 for turn in range(6):
     learning.label(turn * 5, turn * 5 + 5)
     learning.publish("labels", b"{")
@@ -43,38 +44,39 @@ def killed(folder: Path, failpoint: str) -> int:
     return len(done.stdout.split())
 
 
-def check_all_applied_once(folder: Path, events: int, letters: int) -> None:
+def check_all_applied_once(learning: Learning, events: int, letters: int) -> None:
     """After a restart everything on the log is in the store or the dead letters, exactly once."""
-    learning = embedded(folder)
-    try:
-        learning.step(5)
-        assert sorted(learning.applied()) == sorted(text(number) for number in range(events))
-        published = learning.log.read(names("dlq"), 0, 0, 100)
-        assert [record.value for record in published] == [b"{"] * letters
-        assert learning.store.count().outbox == 0
-        assert learning.store.offsets()[names("labels"), 0] == events + letters
-    finally:
-        learning.close()
-        learning.log.close()
+    learning.step(5)
+    assert sorted(learning.applied()) == sorted(text(number) for number in range(events))
+    published = learning.log.read(names("dlq"), 0, 0, 100)
+    assert [record.value for record in published] == [b"{"] * letters
+    assert learning.store.count().outbox == 0
+    assert learning.store.offsets()[names("labels"), 0] == events + letters
 
 
-def test_fault_01_killed_after_reading_it_is_read_again_and_applied_once(tmp_path: Path) -> None:
+def test_fault_01_killed_after_reading_it_is_read_again_and_applied_once(
+    tmp_path: Path, learner: Callable[..., Learning]
+) -> None:
     passes = killed(tmp_path, "ingest.after_poll:kill:4")
     assert passes == 3
     assert rows(tmp_path, "SELECT next FROM offsets") == [(18,)]
-    check_all_applied_once(tmp_path, events=20, letters=4)
+    check_all_applied_once(learner(files=True), events=20, letters=4)
 
 
 @pytest.mark.parametrize(("point", "committed"), [("store.before_commit", 12), ("store.after_commit", 18)])
-def test_fault_03_killed_around_the_commit_it_is_all_or_nothing(tmp_path: Path, point: str, committed: int) -> None:
+def test_fault_03_killed_around_the_commit_it_is_all_or_nothing(
+    tmp_path: Path, learner: Callable[..., Learning], point: str, committed: int
+) -> None:
     assert killed(tmp_path, f"{point}:kill:3") == 2
     assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
     assert rows(tmp_path, "SELECT next FROM offsets") == [(committed,)]
     assert rows(tmp_path, "SELECT count(*) FROM claims") == [(committed // 6 * 5,)]
-    check_all_applied_once(tmp_path, events=15, letters=3)
+    check_all_applied_once(learner(files=True), events=15, letters=3)
 
 
-def test_fault_03_a_torn_tail_of_the_wal_costs_only_what_was_not_committed(tmp_path: Path) -> None:
+def test_fault_03_a_torn_tail_of_the_wal_costs_only_what_was_not_committed(
+    tmp_path: Path, learner: Callable[..., Learning]
+) -> None:
     killed(tmp_path, "store.after_commit:kill:5")
     wal = tmp_path / "store.db-wal"
     whole = wal.read_bytes()
@@ -82,7 +84,7 @@ def test_fault_03_a_torn_tail_of_the_wal_costs_only_what_was_not_committed(tmp_p
     wal.write_bytes(whole[: -4096 // 2])
     assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
     assert rows(tmp_path, "SELECT next FROM offsets") == [(24,)]
-    check_all_applied_once(tmp_path, events=25, letters=5)
+    check_all_applied_once(learner(files=True), events=25, letters=5)
 
 
 def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
