@@ -284,6 +284,10 @@ class Learner:
     def _schedule(self, now: float) -> list[Effect]:
         if self._state is None:
             return []
+        # A wall clock that was put back must not stretch the interval, nor keep the hour's costs for longer.
+        self._ended = None if self._ended is None else min(self._ended, now)
+        if self._costs and self._costs[-1][0] > now:
+            self._costs = deque((min(at, now), cost) for at, cost in self._costs)
         while self._costs and self._costs[0][0] < now - 3600:
             self._costs.popleft()
         commanded = self._state.train_now > self.memory.train_now

@@ -7,6 +7,7 @@ loop never trains and never waits for a round.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from pathlib import Path
@@ -76,9 +77,9 @@ class Loop:
         self._happenings: deque[Happening] = deque(maxlen=300)
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._lag = 0
-        self._full_until = 0.0
-        self._ticked = 0.0
-        self._written = 0.0
+        self._full_until = -math.inf
+        self._ticked = -math.inf
+        self._written = -math.inf
         self._alarms = 0
         self._progress = clock.monotonic()
         self._offsets = core.store.offsets()
@@ -110,13 +111,13 @@ class Loop:
             busy = self._consume(now)
             self.core.follow(now)
             self._look_after_round(now)
-            if now - self._ticked >= TICK_S:
-                self._ticked = now
+            if self._clock.monotonic() - self._ticked >= TICK_S:
+                self._ticked = self._clock.monotonic()
                 self.core.perform([], now)
                 busy = self._publisher.publish() > 0 or busy
             if not busy and self.core.round is None:
                 busy = self.core.embed_missing(8) > 0
-            self._full_until = 0.0
+            self._full_until = -math.inf
             if self.halted.startswith("The store"):
                 self.halted = ""
             self._progress = self._clock.monotonic()
@@ -185,9 +186,9 @@ class Loop:
             self.core.finish(outcome, now)
 
     def _write_status(self, now: float) -> None:
-        if now - self._written < STATUS_S:
+        if self._clock.monotonic() - self._written < STATUS_S:
             return
-        self._written = now
+        self._written = self._clock.monotonic()
         core, learner, series = self.core, self.core.learner, self._series
         counts = core.store.count()
         series.examples(counts.train, counts.holdout)
