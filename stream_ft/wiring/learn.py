@@ -78,6 +78,7 @@ class Loop:
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._lag = 0
         self._full_until = -math.inf
+        self._log_full_until = -math.inf
         self._ticked = -math.inf
         self._written = -math.inf
         self._alarms = 0
@@ -103,38 +104,41 @@ class Loop:
     def step(self) -> bool:
         """One pass. True if there was something to do."""
         now = self._clock.now()
-        if self._clock.monotonic() < self._full_until:
-            self._look_after_round(now)
-            self._write_status(now)
-            return False
+        paused = self._clock.monotonic() < self._full_until
+        busy = False
         try:
-            busy = self._consume(now)
-            self.core.follow(now)
-            self._look_after_round(now)
-            if self._clock.monotonic() - self._ticked >= TICK_S:
-                self._ticked = self._clock.monotonic()
-                self.core.perform([], now)
-                busy = self._publisher.publish() > 0 or busy
-            if not busy and self.core.round is None:
-                busy = self.core.embed_missing(8) > 0
-            self._full_until = -math.inf
-            if self.halted.startswith("The store"):
-                self.halted = ""
-            self._progress = self._clock.monotonic()
+            if paused:
+                self._look_after_round(now)
+            else:
+                busy = self._pass(now)
         except StoreFullError as error:
             # Nothing was committed, so nothing is lost: consumption stands still until there is room.
             if not self.halted:
                 log.error("%s %s Consumption pauses and goes on by itself.", error.message, error.remedy)
             self.halted = f"The store cannot be written: {error.message}"
             self._full_until = self._clock.monotonic() + RETRY_S
-            busy = False
         except LogTruncatedError as error:
             if not self.halted:
                 log.error("%s %s Consumption halts.", error.message, error.remedy)
             self.halted = f"{error.message} {error.remedy}"
             self._full_until = self._clock.monotonic() + RETRY_S
-            busy = False
         self._write_status(now)
+        return busy
+
+    def _pass(self, now: float) -> bool:
+        busy = self._consume(now)
+        self.core.follow(now)
+        self._look_after_round(now)
+        if self._clock.monotonic() - self._ticked >= TICK_S:
+            self._ticked = self._clock.monotonic()
+            self.core.perform([], now)
+            busy = self._publish() or busy
+        if not busy and self.core.round is None:
+            busy = self.core.embed_missing(8) > 0
+        self._full_until = -math.inf
+        if self.halted.startswith("The store"):
+            self.halted = ""
+        self._progress = self._clock.monotonic()
         return busy
 
     def ready(self) -> tuple[bool, str]:
@@ -146,9 +150,10 @@ class Loop:
 
     def _consume(self, now: float) -> bool:
         records: list[Record] = []
-        if self._publisher.waiting() >= OUTBOX_CAP:
-            self._publisher.publish()
-            return False
+        if (waiting := self._publisher.waiting()) >= OUTBOX_CAP and not self._publish():
+            raise StoreFullError(
+                f"{waiting} dead letters wait to be published, and no more can.", "Make room for the log."
+            )
         self._lag = 0
         for name in self._topics:
             for partition in self._log.partitions(name):
@@ -163,8 +168,19 @@ class Loop:
         self._offsets = self.core.store.offsets()
         self._count(records, applied)
         if applied.rejects:
-            self._publisher.publish()
+            self._publish()
         return True
+
+    def _publish(self) -> bool:
+        """Publish what waits; whether anything was. What the log does not take now waits on in the outbox."""
+        if self._clock.monotonic() < self._log_full_until:
+            return False
+        try:
+            return self._publisher.publish() > 0
+        except StoreFullError as error:
+            log.warning("%s %s Dead letters wait in the outbox.", error.message, error.remedy)
+            self._log_full_until = self._clock.monotonic() + RETRY_S
+            return False
 
     def _count(self, records: list[Record], applied: Applied) -> None:
         series = self._series

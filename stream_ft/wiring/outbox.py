@@ -1,7 +1,7 @@
 """Publishes the store's outbox, each message once.
 
-A message leaves the outbox after the log has it. A process killed between the two would publish it again, so the first
-batch after a start is compared with the end of the log.
+A message leaves the outbox after the log has it. A process killed between the two would publish it again, and so would
+one whose store took no writes just then: the first batch after a start or a failure is compared with the end of the log.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ class Publisher:
         while batch := self._store.outbox(LIMIT):
             if self._published is None:
                 self._published = self._tail()
+            published = self._published
             fresh = [message for _, message in batch if self._is_new(message)]
+            # Until the batch is crossed off: if that fails, the next attempt asks the log what it has, as after a kill.
+            self._published = None
             failpoints.hit("outbox.before_publish")
             if fresh:
                 self._log.append(fresh)
             failpoints.hit("outbox.after_publish")
             self._store.outbox_done([row for row, _ in batch])
+            self._published = published
             total += len(batch)
         if total:
             # Whatever a killed predecessor had published without crossing it off has been compared by now.
