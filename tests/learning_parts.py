@@ -56,6 +56,7 @@ class Learning:
         folder: the state folder.
         log: the event log; :class:`MemoryLog` if not given, the files of the embedded default if ``files``.
         name: the learner's.
+        follow: fold the control log at once, as a process does before its first pass.
         store: file name of its store, so that two can work in one folder.
         settings: dotted names.
     """
@@ -69,6 +70,7 @@ class Learning:
         clock: ManualClock | None = None,
         name: str = "a",
         store: str = "store.db",
+        follow: bool = True,
         **settings: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,6 @@ class Learning:
             base=self.base,
             name=name,
             jobs=folder / f"jobs-{name}",
-            tell=self.happenings.append,
         )
         self.loop = Loop(
             settings=self.settings,
@@ -109,7 +110,13 @@ class Learning:
             series=metrics.LearnMetrics(CollectorRegistry()),
             status=folder / f"{name}.status.json",
         )
-        self.core.follow(self.clock.now())
+        self.core.tell_to(self._hear)
+        if follow:
+            self.core.follow(self.clock.now())
+
+    def _hear(self, happening: Happening) -> None:
+        self.happenings.append(happening)
+        self.loop.tell(happening)
 
     def publish(self, kind: str, *values: bytes) -> None:
         """Append to a topic of the model, as a publisher does."""

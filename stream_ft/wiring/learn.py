@@ -6,6 +6,7 @@ loop never trains and never waits for a round.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -90,7 +91,9 @@ class Loop:
     def tell(self, happening: Happening) -> None:
         """Remember a happening for the status, and count it."""
         self._happenings.append(happening)
-        self.core.store.save("happenings", msgspec.json.encode(list(self._happenings)))
+        # What is told must not stop what is done; what cannot be kept now is kept with the next.
+        with contextlib.suppress(StoreFullError):
+            self.core.store.save("happenings", msgspec.json.encode(list(self._happenings)))
         numbers = happening.numbers
         if happening.kind == "drift":
             self._series.drift_alarms.inc()
