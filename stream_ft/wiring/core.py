@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_tensors
 
 from stream_ft import control, failpoints
 from stream_ft.config import Settings
-from stream_ft.errors import ArtifactError, LogTruncatedError
+from stream_ft.errors import ArtifactError, LogTruncatedError, StoreFullError
 from stream_ft.events import Event, Example, LabelledEvent, Reject
 from stream_ft.ingest.validate import parse
 from stream_ft.learn import evaluate, schedule
@@ -120,6 +120,8 @@ class Core:
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
+        self._undone: deque[Effect] = deque()
+        self._unsaved = False
 
     def tell_to(self, tell: Callable[[Happening], None]) -> None:
         """From now on ``tell`` hears of every happening."""
@@ -214,8 +216,8 @@ class Core:
                 "Restore it, or run stream-ft reset to begin anew.",
             )
         if found and not self._log_id:
-            self._log_id = found
             self.store.save("control_log", found.encode())
+            self._log_id = found
 
     def _narrate(self, previous: State, verdict: Verdict, now: float) -> None:
         message = verdict.message
@@ -273,11 +275,20 @@ class Core:
     def perform(self, facts: Sequence[Fact], now: float) -> None:
         """Tell the learner, and do what it says."""
         effects = self.learner.step(facts, now)
-        for effect in effects:
-            self._do(effect, now)
-        if effects:
+        self._undone.extend(effects)
+        self._unsaved = self._unsaved or bool(effects)
+        while self._undone:
+            effect = self._undone.popleft()
+            try:
+                self._do(effect, now)
+            except StoreFullError:
+                # The learner counts on what it has said: it is done once there is room.
+                self._undone.appendleft(effect)
+                raise
+        if self._unsaved:
             # After all of them: what a killed process had not done yet is done again, and all are harmless twice.
             self.store.save("learner", self.learner.snapshot())
+            self._unsaved = False
 
     def _do(self, effect: Effect, now: float) -> None:
         if isinstance(effect, Lead):
