@@ -15,6 +15,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from stream_ft.errors import StoreFullError
 from stream_ft.events import Example
 from stream_ft.learn.job import Job, Result
 from stream_ft.parent import SUPERVISED
@@ -42,6 +43,9 @@ class RoundProcess:
         train, evaluate: examples, written to the folder.
         memory_mb: the process is killed beyond this resident size.
         seconds: wall-clock limit, or ``None`` where steps bound the round (simulation).
+
+    Raises:
+        StoreFullError: the folder cannot be written.
     """
 
     def __init__(
@@ -54,11 +58,18 @@ class RoundProcess:
         memory_mb: int,
         seconds: float | None,
     ) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name, rows in (("train.jsonl", train), ("evaluate.jsonl", evaluate)):
-            (folder / name).write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        (folder / "job.json").write_bytes(msgspec.json.encode(job))
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for name, rows in (("train.jsonl", train), ("evaluate.jsonl", evaluate)):
+                (folder / name).write_bytes(msgspec.json.Encoder().encode_lines(rows))
+            (folder / "job.json").write_bytes(msgspec.json.encode(job))
+            self._log = (folder / "log.txt").open("wb")
+        except OSError as error:
+            raise StoreFullError(
+                f"The folder of a round {folder} cannot be written: {error.strerror}.",
+                "Make room on its disk and check its permissions.",
+            ) from error
         self.folder = folder
         self.job = job
         self.train_examples = len(train)
@@ -69,7 +80,6 @@ class RoundProcess:
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
         )
         environment[SUPERVISED] = "1"
-        self._log = (folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
             stdin=subprocess.PIPE,  # its end tells the round that the learner is gone

@@ -135,6 +135,21 @@ def test_fault_04_a_lead_that_could_not_be_said_is_said_later(learner: Start) ->
     assert again.core.learner.leading
 
 
+def test_fault_04_a_round_whose_folder_cannot_be_written_starts_later(learner: Start) -> None:
+    learning = learner(**ROUNDS)
+    blocked = learning.folder / "jobs-a"
+    blocked.write_bytes(b"")
+    learning.label(0, 40)
+    learning.step(2)
+    ready, why = learning.loop.ready()
+    assert not ready
+    assert "folder of a round" in why
+    blocked.unlink()
+    learning.step(2)
+    assert learning.loop.ready() == (True, "")
+    assert learning.core.round is not None
+
+
 @pytest.mark.parametrize("files", [False, True])
 def test_fault_09_dead_letters_wait_in_the_outbox_and_consumption_goes_on(
     learner: Start, files: bool, monkeypatch: pytest.MonkeyPatch
