@@ -85,6 +85,7 @@ class Loop:
         self._alarms = 0
         self._progress = clock.monotonic()
         self._offsets = core.store.offsets()
+        self._log_ids: dict[str, str] = msgspec.json.decode(core.store.load("event_logs") or b"{}", type=dict[str, str])
         if (kept := core.store.load("happenings")) is not None:
             self._happenings.extend(msgspec.json.decode(kept, type=list[Happening]))
 
@@ -118,7 +119,7 @@ class Loop:
             # Nothing was committed, so nothing is lost: consumption stands still until there is room.
             if not self.halted:
                 log.error("%s %s Consumption pauses and goes on by itself.", error.message, error.remedy)
-            self.halted = f"The store cannot be written: {error.message}"
+            self.halted = error.message
             self._full_until = self._clock.monotonic() + RETRY_S
         except LogTruncatedError as error:
             if not self.halted:
@@ -139,8 +140,7 @@ class Loop:
         if not busy and self.core.round is None:
             busy = self.core.embed_missing(8) > 0
         self._full_until = -math.inf
-        if self.halted.startswith("The store"):
-            self.halted = ""
+        self.halted = ""
         self._progress = self._clock.monotonic()
         return busy
 
@@ -159,6 +159,7 @@ class Loop:
             )
         self._lag = 0
         for name in self._topics:
+            self._check_log(name)
             for partition in self._log.partitions(name):
                 key = (name, partition)
                 offset = self._offsets.get(key, 0)
@@ -184,6 +185,22 @@ class Loop:
             log.warning("%s %s Dead letters wait in the outbox.", error.message, error.remedy)
             self._log_full_until = self._clock.monotonic() + RETRY_S
             return False
+
+    def _check_log(self, name: str) -> None:
+        """Offsets mean nothing on another log: one that has grown past them would be read from its middle.
+
+        Raises:
+            LogTruncatedError: the log behind a topic was replaced.
+        """
+        found, known = self._log.log_id(name), self._log_ids.get(name)
+        if found and known is None:
+            self.core.store.save("event_logs", msgspec.json.encode(self._log_ids | {name: found}))
+            self._log_ids[name] = found
+        elif found and found != known:
+            raise LogTruncatedError(
+                f"The log of {name} was replaced: its identity is another one.",
+                "Restore it, or run stream-ft reset to begin anew.",
+            )
 
     def _count(self, records: list[Record], applied: Applied) -> None:
         series = self._series
