@@ -16,6 +16,7 @@ BACK_OFFICE_SHARE = 0.75
 DELAY_S = 1.0
 """From an answer to what is said of it."""
 FLUSH_S = 0.5
+LAST_TRIES = 5
 
 
 class Traffic:
@@ -70,7 +71,11 @@ class Traffic:
                 await asyncio.gather(*self._tasks)
         finally:
             flusher.cancel()
-        await self._tell_labels()
+        for _ in range(LAST_TRIES):
+            await self._tell_labels()
+            if not self._labels:
+                break
+            await asyncio.sleep(FLUSH_S)
 
     async def _one(self, index: int) -> None:
         row = self.rows[index]

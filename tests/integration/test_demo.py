@@ -1,0 +1,78 @@
+"""The whole demo, as a stranger runs it: three minutes of a live system, and then a look at what it left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stream_ft.errors import ModelNotFoundError
+from stream_ft.model.base import resolve
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    try:
+        resolve("sentence-transformers/all-MiniLM-L6-v2")
+    except ModelNotFoundError as error:
+        pytest.skip(f"the demo's encoder is not here: {error}")
+    out = tmp_path_factory.mktemp("demo") / "demo-out"
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return done, out
+
+
+def last(lines: Sequence[str], start: str) -> str:
+    return next(line for line in reversed(lines) if line.startswith(start))
+
+
+def test_the_demo_shows_what_it_promises(demo: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, out = demo
+    assert done.returncode == 0, done.stderr + done.stdout[-2_000:]
+    assert "Traceback" not in done.stderr + done.stdout
+    result = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert result["dropped_requests"] == 0
+    assert result["requests"] / result["wall_s"] >= 20
+    assert result["promotions"] >= 1
+    assert result["refusals"] >= 1
+    assert len(result["drift_alarms"]) >= 1
+    assert result["rollbacks"] == 1
+    assert 0.55 <= result["frozen_final_test_accuracy"] <= 0.80
+    assert result["final_test_accuracy"] >= 0.90
+    assert result["wall_s"] < 240
+    assert any(row["verdict"] == "accepted" and row["kind"] == "lora" for row in result["versions"])
+
+
+def test_its_last_lines_tell_who_won_and_where_the_report_is(
+    demo: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, out = demo
+    lines = done.stdout.splitlines()
+    result = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert f"stream_ft {result['final_test_accuracy']:.1%}, at " in last(lines, "On this data: frozen ")
+    assert lines[-1].endswith("report.html")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "What was gained" in page
+    assert "Rolled back at event" in page
+
+
+def test_nothing_is_left_running(demo: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    _, out = demo
+    left = [
+        p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or [])
+    ]
+    assert left == []
+    statuses = json.loads((out / "state" / "learn.status.json").read_text(encoding="utf-8"))
+    assert not psutil.pid_exists(statuses["pid"])

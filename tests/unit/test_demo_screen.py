@@ -1,0 +1,204 @@
+"""What the demo shows, plans and reports."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from stream_ft.config import read_file
+from stream_ft.demo import plan as plans
+from stream_ft.demo.outcome import Seen, report, story, summary
+from stream_ft.demo.plan import Plan
+from stream_ft.demo.play import rollback_target
+from stream_ft.demo.screen import News, Picture, plain, render, sparkline
+from stream_ft.demo.shop import Row
+from stream_ft.demo.system import System, settings_text
+from stream_ft.errors import ConfigError
+from stream_ft.wiring.happening import Happening
+from stream_ft.wiring.report import headline
+from stream_ft.wiring.report import render as render_report
+
+
+def shown(picture: Picture, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render(picture, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_the_screen_fits_and_says_everything(width: int):
+    picture = Picture(
+        title="Messages",
+        done=500,
+        total=3_400,
+        live=0.912,
+        frozen=0.653,
+        live_curve=[i / 300 for i in range(300)],
+        frozen_curve=[0.5] * 300,
+        version="v0.3.0",
+        sent=777,
+        dropped=2,
+        news=[News(at=i, kind="promotion", text=f"happening {i} [bold]as typed[/bold]") for i in range(30)],
+    )
+    text = shown(picture, width)
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("91.2%", "65.3%", "v0.3.0", "777 sent", "2 dropped", "happening 29 [bold]"):
+        assert part in text
+    assert "happening 3 " not in text
+
+
+def test_an_empty_screen_is_a_screen():
+    assert "none yet" in shown(Picture(), 80)
+    assert "none yet" in plain(Picture())
+
+
+def test_sparkline_rises_with_the_values():
+    assert sparkline([0.0, 1.0], 10) == "▁█"
+    assert len(sparkline([0.5] * 1_000, 40)) == 40
+    assert sparkline([], 10) == ""
+    assert sparkline([2.0, -1.0], 10) == "█▁"
+
+
+def test_the_shop_plan():
+    plan = plans.of_shop()
+    assert plan.phases() == [(0, "1"), (1_530, "2")]
+    assert not {row.text for row in plan.test} & {row.text for row in plan.stream}
+    assert {row.phase for row in plan.more} == {"2"}
+
+
+def test_a_file_of_ones_own_is_split_and_told_of(tmp_path: Path):
+    path = tmp_path / "mine.csv"
+    lines = [f"message number {i},{'even' if i % 2 == 0 else 'odd'}" for i in range(1_200)]
+    path.write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    plan = plans.of_file(path)
+    assert "'text' and 'label'" in plan.told
+    assert len(plan.test) == 200
+    assert len(plan.stream) == 1_000
+    assert not {row.text for row in plan.test} & {row.text for row in plan.stream}
+    assert plan.freeze_after < len(plan.stream) / 2
+    assert [int(row.text.split()[-1]) for row in plan.stream] == sorted(
+        int(row.text.split()[-1]) for row in plan.stream
+    )
+
+
+def test_a_file_sorted_by_label_is_shuffled(tmp_path: Path):
+    path = tmp_path / "mine.csv"
+    lines = [f"message number {i},{'first' if i < 500 else 'second'}" for i in range(1_000)]
+    path.write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    plan = plans.of_file(path)
+    assert "shuffled" in plan.told
+    assert {row.label for row in plan.stream[:50]} == {"first", "second"}
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(100, 2), (1_000, 1)])
+def test_a_file_that_is_too_small_is_told_so(tmp_path: Path, rows: int, labels: int):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "\n".join(f"message {i},l{i % labels}" for i in range(rows)), encoding="utf-8")
+    with pytest.raises(ConfigError):
+        plans.of_file(path)
+
+
+def release(version: str, base: str, head: str) -> dict[str, Any]:
+    return {"version": version, "base": base, "start_head": head}
+
+
+def test_rollback_goes_to_a_good_version_on_the_same_base():
+    versions = [release("v0.1.0", "a", "1"), release("v2.2.0", "b", "2"), release("v2.3.0", "b", "3")]
+    good = [str(row["version"]) for row in versions]
+    assert rollback_target(versions, good) == "v2.2.0"
+    assert rollback_target([*versions, release("v2.4.0", "b", "4")], good) == "v2.3.0"
+    assert rollback_target([*versions[:1], release("v2.2.0", "b", "2")], good) == "v0.1.0"
+    assert rollback_target([], good) == "previous"
+    assert rollback_target(versions[:1], good) == "previous"
+
+
+def test_the_settings_of_the_demo_exist(tmp_path: Path):
+    text = settings_text(tmp_path / 'a "b"', port=1, learn_port=2, model='C:\\"x"', min_evaluation=100, adapt_first=10)
+    (tmp_path / "demo.toml").write_text(text, encoding="utf-8")
+    found = read_file(tmp_path / "demo.toml")
+    assert found == tomllib.loads(text)
+    assert found["model"]["base"] == 'C:\\"x"'
+    assert found["state_dir"] == str(tmp_path / 'a "b"')
+
+
+def test_what_no_demo_wrote_is_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="no demo wrote"):
+        System(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def seen(**over: Any) -> tuple[Plan, Seen]:
+    rows = [Row(text=f"m{i}", label="a" if i % 2 else "b", phase="1" if i < 50 else "2") for i in range(100)]
+    plan = Plan(title="T", stream=rows, test=rows[:10], more=rows, imported=[])
+    promotion = Happening(
+        kind="promotion", text="better", time=30.5, version="v0.2.0", round_kind="head", cpu_s=2, steps=3
+    )
+    drift = Happening(kind="drift", text="worse", time=60, numbers={"kind": "adwin", "direction": "worse", "size": 0.3})
+    values: dict[str, Any] = {
+        "rows": rows,
+        "outputs": [row.label for row in rows[:80]] + [""] * 20,
+        "frozen": ["a"] * 100,
+        "softmax": ["b"] * 100,
+        "frozen_from": 40,
+        "sent_at": [float(i) for i in range(100)],
+        "happenings": [promotion, drift, Happening(kind="rollback", text="by hand", time=70)],
+        "final": (["a"] * 10, ["b"] * 10, [row.label for row in rows[:10]]),
+        "waits": [1.0, 2.0, 30.0],
+        "latencies": [0.01] * 100,
+        "dropped": 1,
+        "sent": 300,
+        "cpu_s": 5.0,
+        "serve_cpu_s": 2.0,
+        "peak_rss_mb": 900.0,
+        "wall_s": 100.0,
+    }
+    return plan, Seen(**(values | over))
+
+
+def test_summary_counts_a_dropped_answer_as_wrong():
+    result = summary(*seen())
+    assert result["prequential_accuracy"] == 0.8
+    assert result["frozen_accuracy"] == 0.5
+    assert result["final_test_accuracy"] == 0.5
+    assert result["online_softmax_final_test_accuracy"] == 1.0
+    assert result["cpu_ms_per_event"] == 50.0
+    assert result["dropped_requests"] == 1
+    assert result["feedback_to_live_s"] == {"p50": 2.0, "p99": 30.0}
+    assert (result["promotions"], result["refusals"], result["rollbacks"], result["rounds"]) == (1, 0, 1, 1)
+    assert result["drift_alarms"] == [{"event": 61, "kind": "adwin", "direction": "worse", "size": 0.3}]
+
+
+def test_summary_has_every_name_of_the_contract():
+    names = (
+        "events classes prequential_accuracy prequential_by_phase frozen_accuracy final_test_accuracy "
+        "final_test_by_phase promotions refusals rollbacks drift_alarms rounds train_steps train_cpu_s predict_cpu_s "
+        "cpu_ms_per_event feedback_to_live_s dropped_requests wall_s peak_rss_mb macro_f1 recall_at_precision_99 "
+        "versions seed config"
+    )
+    assert set(names.split()) <= set(summary(*seen()))
+
+
+def test_happenings_are_placed_by_their_time():
+    assert [told.event for told in story(seen()[1])] == [31, 61, 71]
+
+
+def test_the_outcome_is_told_when_it_loses():
+    plan, found = seen()
+    result = summary(plan, found)
+    assert headline(result).startswith("On this data: frozen 50.0%, plain online softmax 100.0%, stream_ft 50.0%")
+    page = render_report(report(plan, found, result))
+    assert "learning on made no difference there" in page
+
+
+def test_no_frozen_copy_is_no_number():
+    plan, found = seen(final=(["a"] * 10, None, ["a"] * 10))
+    result = summary(plan, found)
+    assert result["frozen_final_test_accuracy"] is None
+    assert "frozen 50.0%, plain online softmax 50.0%, stream_ft 80.0%" in headline(result)
