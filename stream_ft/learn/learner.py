@@ -155,7 +155,13 @@ class Learner:
     """
 
     def __init__(
-        self, *, name: str, policy: schedule.Policy, gate_policy: GatePolicy, detector: Detector, scale: gate.Scale = "accuracy"
+        self,
+        *,
+        name: str,
+        policy: schedule.Policy,
+        gate_policy: GatePolicy,
+        detector: Detector,
+        scale: gate.Scale = "accuracy",
     ) -> None:
         self.name = name
         self.memory = Memory()

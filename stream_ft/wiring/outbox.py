@@ -1,7 +1,8 @@
 """Publishes the store's outbox, each message once.
 
 A message leaves the outbox after the log has it. A process killed between the two would publish it again, and so would
-one whose store took no writes just then: the first batch after a start or a failure is compared with the end of the log.
+one whose store took no writes just then: the first batch after a start or a failure is compared with the end of the
+log.
 """
 
 from __future__ import annotations
