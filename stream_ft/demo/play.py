@@ -35,7 +35,7 @@ IMPORT_LATEST_S = 150.0
 """It comes then in any case: the demo must end."""
 PATIENCE_S = 45.0
 """The operator waits this long for the gate's verdict on the import."""
-AFTERWARDS = 400
+AFTERWARDS = 800
 """Messages that still come after the rollback."""
 SETTLE_S = 20.0
 IMPORT_SOURCE = "bulk-import"

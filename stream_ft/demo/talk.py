@@ -7,21 +7,36 @@ import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from rich.console import Console
 
 from stream_ft.demo.client import Client
 from stream_ft.demo.plan import Plan
-from stream_ft.demo.system import System
 from stream_ft.demo.traffic import Traffic
 from stream_ft.errors import StreamFTError
 
 TURN_S = 60.0
 """A new version is waited for this long."""
+POLL_S = 0.5
 RATE = 10.0
 LOT = 50
 
 ReadLine = Callable[[], Awaitable[str]]
+
+
+class Commands(Protocol):
+    """Where commands are given; :class:`stream_ft.demo.system.System`."""
+
+    url: str
+
+    def control(self, *arguments: str) -> str:
+        """Issue one command.
+
+        Raises:
+            StreamFTError: it was refused.
+        """
+        ...
 
 
 async def read_line() -> str:
@@ -36,7 +51,7 @@ async def read_line() -> str:
     return sys.stdin.readline().strip()
 
 
-async def talk(console: Console, system: System, client: Client, plan: Plan, read: ReadLine = read_line) -> None:
+async def talk(console: Console, system: Commands, client: Client, plan: Plan, read: ReadLine = read_line) -> None:
     """Ask, correct, and watch, until an empty line. Customers go on writing, so that there is news to judge by."""
     console.print(
         f"\nThe system stays up at {system.url}. Type a message, then correct the answer. An empty line ends it.",
@@ -60,7 +75,7 @@ async def talk(console: Console, system: System, client: Client, plan: Plan, rea
         await asyncio.gather(background, return_exceptions=True)
 
 
-async def _turn(console: Console, system: System, client: Client, text: str, read: ReadLine) -> None:
+async def _turn(console: Console, system: Commands, client: Client, text: str, read: ReadLine) -> None:
     answer = await client.predict(text)
     if answer is None:
         console.print(f"No answer: {client.last_error}", highlight=False)
@@ -83,7 +98,7 @@ async def _turn(console: Console, system: System, client: Client, text: str, rea
     console.print("Taken. The learner is told to train now; the gate still judges ...", highlight=False)
     begun = time.monotonic()
     while time.monotonic() - begun < TURN_S:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(POLL_S)
         rows = await client.versions()
         active = next((row for row in reversed(rows) if row["active"]), None)
         if active is None:

@@ -11,7 +11,7 @@ from typing import Any
 from stream_ft.demo.client import Client
 from stream_ft.demo.shop import Row
 
-BACK_OFFICE_SHARE = 0.75
+BACK_OFFICE_SHARE = 0.85
 """Share of the messages that a back office labels, whatever was answered; the other customers speak for themselves."""
 DELAY_S = 1.0
 """From an answer to what is said of it."""

@@ -1,0 +1,123 @@
+"""The talk at the end of the demo: type a message, correct it, see answer and version change."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from stream_ft.demo import talk as talk_module
+from stream_ft.demo import traffic as traffic_module
+from stream_ft.demo.client import Client
+from stream_ft.demo.plan import Plan
+from stream_ft.demo.shop import Row
+from stream_ft.errors import StreamFTError
+
+ROWS = [Row(text=f"message {i}", label="stock", phase="") for i in range(5)]
+PLAN = Plan(title="T", stream=ROWS, test=ROWS, more=ROWS, imported=[])
+
+
+class Operator:
+    """Takes commands, or refuses them."""
+
+    url = "http://test"
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.commands: list[str] = []
+        self._refuses = refuses
+
+    def control(self, *arguments: str) -> str:
+        self.commands.append(" ".join(arguments))
+        if self._refuses:
+            raise StreamFTError("The command was refused.")
+        return ""
+
+
+class Server:
+    """Learns a correction as soon as it hears of it."""
+
+    def __init__(self, learns: bool = True) -> None:
+        self.told: list[dict[str, Any]] = []
+        self._learns = learns
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        mine = [event for event in self.told if event.get("source") == "you" and "label" in event]
+        version = "v0.3.0" if mine and self._learns else "v0.2.0"
+        if request.url.path == "/predict":
+            label = mine[-1]["label"] if version == "v0.3.0" else "stock"
+            found = [{"id": "p-1", "label": label, "score": 0.5}]
+            return httpx.Response(200, json={"model": "m", "version": version, "predictions": found})
+        if request.url.path in ("/labels", "/feedback"):
+            first = len(self.told)
+            self.told += body
+            offsets = list(range(first, first + len(body)))
+            return httpx.Response(202, json={"accepted": len(body), "offsets": offsets})
+        if request.url.path == "/versions":
+            offsets = {"stream_ft.m.labels": 10**6 if version == "v0.3.0" else 0}
+            return httpx.Response(200, json={"versions": [{"version": version, "active": True, "offsets": offsets}]})
+        return httpx.Response(200, json={"learn": {"next_round": {"reason": "Waiting for 3 more examples."}}})
+
+
+def talk(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], server: Callable[..., httpx.Response], operator: Operator
+) -> str:
+    monkeypatch.setattr(talk_module, "POLL_S", 0.0)
+    monkeypatch.setattr(talk_module, "TURN_S", 0.05)
+    monkeypatch.setattr(traffic_module, "DELAY_S", 0.0)
+    typed: Iterator[str] = iter(lines)
+
+    async def read() -> str:
+        return next(typed)
+
+    async def main() -> str:
+        console = Console(file=io.StringIO(), width=200, color_system=None)
+        client = Client("http://test", transport=httpx.MockTransport(server))
+        try:
+            await talk_module.talk(console, operator, client, PLAN, read)
+        finally:
+            await client.close()
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    return asyncio.run(main())
+
+
+def test_a_correction_changes_answer_and_version(monkeypatch: pytest.MonkeyPatch):
+    server, operator = Server(), Operator()
+    said = talk(monkeypatch, ["where is it?", "order_status", ""], server, operator)
+    assert "v0.2.0 says stock (50%)" in said
+    assert "v0.3.0 says order_status (50%)" in said
+    assert operator.commands == ["train-now"]
+    mine = [event for event in server.told if event["source"] == "you"]
+    assert mine == [{"input": "where is it?", "label": "order_status", "source": "you"}]
+
+
+@pytest.mark.parametrize("line", ["", "stock"])
+def test_a_right_answer_is_accepted(monkeypatch: pytest.MonkeyPatch, line: str):
+    server, operator = Server(), Operator()
+    talk(monkeypatch, ["is it there?", line, ""], server, operator)
+    assert {"prediction_id": "p-1", "kind": "accept", "source": "you"} in server.told
+    assert operator.commands == []
+
+
+def test_a_model_that_does_not_follow_says_why(monkeypatch: pytest.MonkeyPatch):
+    said = talk(monkeypatch, ["where is it?", "order_status", ""], Server(learns=False), Operator(refuses=True))
+    assert "The command was refused." in said
+    assert "Not yet: Waiting for 3 more examples." in said
+
+
+def test_a_server_that_is_gone_is_no_traceback(monkeypatch: pytest.MonkeyPatch):
+    said = talk(monkeypatch, ["hello", ""], lambda request: httpx.Response(503, json={}), Operator())
+    assert "No answer: 503" in said
+
+
+def test_an_empty_line_ends_it(monkeypatch: pytest.MonkeyPatch):
+    said = talk(monkeypatch, [""], Server(), Operator())
+    assert "The system stays up at http://test" in said
