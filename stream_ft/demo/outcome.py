@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from stream_ft.connectors.files import Row
 from stream_ft.demo.plan import Plan
-from stream_ft.demo.shop import Row
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.report import Report
 from stream_ft.wiring.summary import Told, accuracy, by_phase, macro_f1, percentile, versions

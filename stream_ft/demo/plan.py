@@ -10,9 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from stream_ft.connectors.files import guess_columns, read_rows
+from stream_ft.connectors.files import Row, guess_columns, read_rows
 from stream_ft.demo import shop
-from stream_ft.demo.shop import Row
 from stream_ft.demo.traffic import spoiled
 from stream_ft.errors import ConfigError
 

@@ -35,7 +35,7 @@ IMPORT_LATEST_S = 150.0
 """It comes then in any case: the demo must end."""
 PATIENCE_S = 45.0
 """The operator waits this long for the gate's verdict on the import."""
-AFTERWARDS = 800
+AFTERWARDS = 1_000
 """Messages that still come after the rollback."""
 SETTLE_S = 20.0
 IMPORT_SOURCE = "bulk-import"
@@ -152,6 +152,8 @@ class Play:
         learner = status.get("learn") or {}
         for what in msgspec.convert(learner.get("happenings") or [], list[Happening])[len(self.happenings) :]:
             self.happenings.append(what)
+            if what.kind == "round" and " head round " in what.text:
+                continue  # its verdict follows within seconds: two lines for one thing
             self.say(WORDS.get(what.kind, "") + what.text, what.kind)
         working = learner.get("round") or {}
         self._idle = not working

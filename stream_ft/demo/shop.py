@@ -22,6 +22,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from stream_ft.connectors.files import Row
+
 Split = Literal["train", "test"]
 SEED = 7
 STREAM_ROWS = 3_400
@@ -86,19 +88,12 @@ _CLOSINGS: dict[Split, tuple[str, ...]] = {
 }
 
 
-class Row(Struct, frozen=True, kw_only=True):
-    """One message. ``label`` is what its phase means by it; ``phase`` is ``1`` or ``2``.
-
-    In the test set ``phase`` is ``1`` for meanings that phase 2 left as they were and ``2`` for the others.
-    """
-
-    text: str
-    label: str
-    phase: str
-
-
 class ShopData(Struct, frozen=True, kw_only=True):
-    """The stream in its order, and the test set."""
+    """The stream in its order, and the test set.
+
+    A row's label is what its phase means by it. ``phase`` is ``1`` or ``2``; in the test set it is ``1`` for meanings
+    that phase 2 left as they were and ``2`` for the others.
+    """
 
     stream: tuple[Row, ...]
     test: tuple[Row, ...]

@@ -16,7 +16,7 @@ from stream_ft.demo.plan import Plan
 from stream_ft.demo.traffic import Traffic
 from stream_ft.errors import StreamFTError
 
-TURN_S = 60.0
+TURN_S = 90.0
 """A new version is waited for this long."""
 POLL_S = 0.5
 RATE = 10.0

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from stream_ft.connectors.files import Row
 from stream_ft.demo.client import Client
-from stream_ft.demo.shop import Row
 
 BACK_OFFICE_SHARE = 0.85
 """Share of the messages that a back office labels, whatever was answered; the other customers speak for themselves."""

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from stream_ft.connectors.files import Row
 from stream_ft.demo import client as client_module
 from stream_ft.demo import traffic as traffic_module
 from stream_ft.demo.client import Acknowledged, Client, feedback_to_live
-from stream_ft.demo.shop import Row
 from stream_ft.demo.traffic import Traffic, spoiled
 
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from stream_ft.config import read_file
+from stream_ft.connectors.files import Row
 from stream_ft.demo import plan as plans
 from stream_ft.demo.outcome import Seen, report, story, summary
 from stream_ft.demo.plan import Plan
 from stream_ft.demo.play import rollback_target
 from stream_ft.demo.screen import News, Picture, plain, render, sparkline
-from stream_ft.demo.shop import Row
 from stream_ft.demo.system import System, settings_text
 from stream_ft.errors import ConfigError
 from stream_ft.wiring.happening import Happening

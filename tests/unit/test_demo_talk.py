@@ -12,11 +12,11 @@ import httpx
 import pytest
 from rich.console import Console
 
+from stream_ft.connectors.files import Row
 from stream_ft.demo import talk as talk_module
 from stream_ft.demo import traffic as traffic_module
 from stream_ft.demo.client import Client
 from stream_ft.demo.plan import Plan
-from stream_ft.demo.shop import Row
 from stream_ft.errors import StreamFTError
 
 ROWS = [Row(text=f"message {i}", label="stock", phase="") for i in range(5)]
