@@ -18,6 +18,8 @@ from stream_ft.errors import ConfigError
 MOST_ROWS = 3_400
 LEAST_ROWS = 800
 MOST_TEST = 600
+STREAM_SHARE = 0.75
+"""Of a user's file, without its final test; the rest is what comes after."""
 IMPORTED = 700
 """Spoiled labels that the broken import publishes."""
 
@@ -29,7 +31,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         title: of screen and report.
         stream: messages in their order.
         test: asked at the end, never labelled.
-        more: what goes on arriving when the stream is over.
+        more: what goes on arriving when the stream is over; after that it comes again, and no longer counts.
         imported: labelled events of the broken import.
         freeze_after: labels after which the frozen copy is taken.
         min_evaluation: examples that the gate asks for.
@@ -93,15 +95,16 @@ def of_file(path: Path) -> Plan:
         order = " Its rows are sorted by label, so they are shuffled."
     else:
         order = ""
-    rows = rows[: MOST_ROWS + MOST_TEST]
+    rows = rows[: int(MOST_ROWS / STREAM_SHARE) + MOST_TEST]
     aside = set(random_.sample(range(len(rows)), min(MOST_TEST, len(rows) // 6)))
-    stream = [row for index, row in enumerate(rows) if index not in aside]
+    rest = [row for index, row in enumerate(rows) if index not in aside]
+    stream = rest[: int(STREAM_SHARE * len(rest))]
     short = len(stream) < 2_000
     return Plan(
         title=path.name,
         stream=stream,
         test=[rows[index] for index in sorted(aside)],
-        more=stream,
+        more=rest[len(stream) :],
         imported=spoiled(stream, IMPORTED, seed=1),
         freeze_after=len(stream) // 3 if short else 1_000,
         min_evaluation=100 if short else 200,

@@ -91,7 +91,7 @@ class Play:
             while len(self._softmax) < len(sent):
                 await asyncio.sleep(0.1)
             after = self._system.usage()
-            self.say(f"The final test: {len(self.plan.test):,} messages in wordings that never came before.")
+            self.say(f"The final test: {len(self.plan.test):,} messages that never came before.")
             final = await self._ask_all([row.text for row in self.plan.test])
             guesses = await asyncio.to_thread(self._comparison.ask, Final(texts=[row.text for row in self.plan.test]))
             self._versions = await self.client.versions() or self._versions
@@ -100,15 +100,16 @@ class Play:
             for task in (watcher, comparer, director):
                 task.cancel()
             await asyncio.gather(watcher, comparer, director, return_exceptions=True)
+        del sent[len(self.plan.stream) + len(self.plan.more) :]  # what comes again was learned from: it proves nothing
         frozen_from = len(sent) if self._frozen_from is None else self._frozen_from
-        outputs = [output or "" for output in self.traffic.outputs]
+        outputs = [output or "" for output in self.traffic.outputs[: len(sent)]]
         return Seen(
             rows=sent,
             outputs=outputs,
-            frozen=outputs[:frozen_from] + self._frozen[frozen_from:],
-            softmax=self._softmax,
+            frozen=outputs[:frozen_from] + self._frozen[frozen_from : len(sent)],
+            softmax=self._softmax[: len(sent)],
             frozen_from=frozen_from,
-            sent_at=self.traffic.sent_at,
+            sent_at=self.traffic.sent_at[: len(sent)],
             happenings=self.happenings,
             final=(final, guesses.frozen, guesses.softmax),
             waits=feedback_to_live(self.client.acknowledged, self.client.first_seen, self._versions),
