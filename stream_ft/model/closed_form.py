@@ -2,7 +2,8 @@
 
 RanPAC (McDonnell et al. 2023, arXiv:2307.02251) without its first-session adapter: with features ``H`` ``[N, M]`` and
 one-hot targets ``Y`` ``[N, C]``, ``W = (H'H + r I)^-1 H'Y``. The ridge ``r`` is chosen on a held-out fifth.
-Cost: ``N M^2`` for the Gram matrix and ``M^3 / 3`` for each Cholesky factor; for ``N < M`` the dual, ``N^2 M + N^3 / 3``.
+Cost: ``N M^2`` for the Gram matrix and ``M^3 / 3`` for each Cholesky factor; for ``N < M`` the dual,
+``N^2 M + N^3 / 3``.
 """
 
 from __future__ import annotations
@@ -104,7 +105,5 @@ def _choose(h: Floats, y: npt.NDArray[np.intp], w: Floats, classes: int, scale: 
     share = len(fit) / len(y)
     ridges = [r * scale * share for r in RIDGES]
     targets = _targets(y[out], classes)
-    errors = [
-        float(np.mean(((h[out] @ m) - targets) ** 2)) for m in _solve(h[fit], y[fit], w[fit], classes, ridges)
-    ]
+    errors = [float(np.mean(((h[out] @ m) - targets) ** 2)) for m in _solve(h[fit], y[fit], w[fit], classes, ridges)]
     return RIDGES[int(np.argmin(errors))]

@@ -16,18 +16,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 
 from stream_ft import control, failpoints
 from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, LogTruncatedError, StoreFullError
-from stream_ft.events import Event, Example, LabelledEvent, Reject
+from stream_ft.events import Event, Reject
 from stream_ft.ingest.validate import parse
 from stream_ft.learn import evaluate, schedule
 from stream_ft.learn.drift import detector
-from stream_ft.learn.job import Job, Result
+from stream_ft.learn.job import Result
 from stream_ft.learn.learner import (
     AllowLabel,
     Controlled,
@@ -52,14 +50,16 @@ from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.release import dossier
 from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
 from stream_ft.release.registry import Registry
-from stream_ft.replay.store import Applied, Item, Store
+from stream_ft.replay.store import Applied, Scored, Store
 from stream_ft.topics import topic
+from stream_ft.wiring import starting
+from stream_ft.wiring.answering import Embed, answered
+from stream_ft.wiring.coverage import Coverage
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.releasing import file_sha256, forget_old, numbers_of, write_candidate
 from stream_ft.wiring.rounds import Outcome, RoundProcess
 
 log = logging.getLogger("stream_ft.learn")
-Embed = Callable[[Sequence[str]], npt.NDArray[np.float16]]
 
 
 class Core:
@@ -116,7 +116,7 @@ class Core:
         self._control_topic = topic(settings.model.name, "control")
         self._control_offset = 0
         self._log_id = (store.load("control_log") or b"").decode()
-        self._marks: deque[tuple[int, dict[str, int]]] = deque(maxlen=20_000)
+        self._coverage = Coverage()
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
@@ -133,44 +133,24 @@ class Core:
         """Take in records of the predictions, feedback and labels topics, in the order of each partition."""
         failpoints.hit("ingest.after_poll")
         parsed: list[Event | Reject] = [parse(record, now=now) for record in records]
-        own = [i for i, event in enumerate(parsed) if isinstance(event, LabelledEvent)]
-        answers: dict[int, tuple[str, bytes]] = {}
-        if own:
-            texts = [event.input for event in parsed if isinstance(event, LabelledEvent)]
-            embeddings = self._embed(texts)
-            for i, (label, _), row in zip(own, self.head.predict(embeddings), embeddings, strict=True):
-                answers[i] = (label, row.tobytes())
-        items = []
-        for i, (record, event) in enumerate(zip(records, parsed, strict=True)):
-            output, embedding = answers.get(i, (None, None))
-            items.append(
-                Item(
-                    record=record,
-                    event=event,
-                    output=output,
-                    version=self.state.version if output is not None else "",
-                    embedding=embedding,
-                    embedding_base=self.state.base if output is not None else "",
-                )
-            )
+        items = answered(
+            records, parsed, embed=self._embed, head=self.head, version=self.state.version, base=self.state.base
+        )
         applied = self.store.apply(items, now=now)
         self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
-        self._marks.append((self._max_seq, {t: o for (t, _), o in self.store.offsets().items()}))
-        counts = self.store.count()
-        covering = [scored for scored in applied.scored if scored.covers]
-        self.perform(
-            [
-                Learned(
-                    errors=[not scored.correct for scored in covering],
-                    versions=[scored.version for scored in covering],
-                    max_seq=self._max_seq,
-                    train=counts.train,
-                    holdout=counts.holdout,
-                )
-            ],
-            now,
-        )
+        self._coverage.mark(self._max_seq, self.store.offsets())
+        self.perform([self._learned([scored for scored in applied.scored if scored.covers])], now)
         return applied
+
+    def _learned(self, covering: Sequence[Scored]) -> Learned:
+        counts = self.store.count()
+        return Learned(
+            errors=[not scored.correct for scored in covering],
+            versions=[scored.version for scored in covering],
+            max_seq=self._max_seq,
+            train=counts.train,
+            holdout=counts.holdout,
+        )
 
     def embed_missing(self, limit: int) -> int:
         """Embed up to ``limit`` retained examples that have no embedding of the active base; how many it did."""
@@ -325,49 +305,23 @@ class Core:
             self.store.allow_label(effect.label)
 
     def _start(self, effect: StartRound, now: float) -> None:
-        split = evaluate.split(
-            self.store.training(),
-            self.store.holdout(),
-            minimum=self.settings.schedule.min_evaluation,
-            champion_upto=self.dossier.examples_upto,
-        )
-        if isinstance(split, evaluate.TooFew):
-            self.learner.not_started(split.reason, now)
-            return
         settings = self.settings.round
-        adapting = effect.kind == "adapt" and settings.method != "head"
-        if not adapting:
-            while self.embed_missing(256):
-                pass
-            if self.round is None and any(e.embedding_base != self.state.base for e in (*split.train, *split.evaluate)):
-                split = evaluate.Split(
-                    train=[self._refreshed(e) for e in split.train],
-                    evaluate=[self._refreshed(e) for e in split.evaluate],
-                    examples_upto=split.examples_upto,
-                )
-        job = Job(
-            kind=settings.method if adapting else "head",
-            base_model=str(self._base.path),
-            champion_base=self.state.base,
-            champion_dir=str(self.registry.path(self.state.base)),
-            champion_head=str(self.registry.head_path(self.state.start_head)),
-            task=self.settings.model.task,
-            seed=self.settings.seed,
-            steps=settings.steps,
-            batch=settings.batch,
-            fresh_share=settings.fresh_share,
-            fresh_after_seq=self.learner.memory.adapt_upto,
-            learning_rate=settings.learning_rate,
-            rank=settings.rank,
-            last_layers=settings.last_layers,
-            seconds=None if self._deterministic else settings.seconds,
-            threads=settings.threads,
-            projection=settings.projection,
-            max_tokens=self.settings.model.max_tokens,
-            device=self.settings.model.device,
-            examples_upto=split.examples_upto,
-            epoch=self.state.epoch,
+        planned = starting.plan(
+            effect.kind,
+            starting.Champion(
+                state=self.state, examples_upto=self.dossier.examples_upto, adapt_upto=self.learner.memory.adapt_upto
+            ),
+            settings=self.settings,
+            store=self.store,
+            registry=self.registry,
+            base=self._base,
+            embed_missing=self.embed_missing,
+            deterministic=self._deterministic,
         )
+        if isinstance(planned, evaluate.TooFew):
+            self.learner.not_started(planned.reason, now)
+            return
+        job, split = planned.job, planned.split
         self.round = RoundProcess(
             self._jobs / "round",
             job,
@@ -377,10 +331,6 @@ class Core:
             seconds=None if self._deterministic else settings.seconds,
         )
         self._say("round", f"A {job.kind} round on {len(split.train)} examples began: {effect.reason}", now)
-
-    def _refreshed(self, example: Example) -> Example:
-        fresh = self.store.example(example.id)
-        return fresh if fresh is not None else example
 
     def finish(self, outcome: Outcome, now: float) -> None:
         """Tell the learner of a round that ended."""
@@ -396,7 +346,7 @@ class Core:
             self._jobs / "round",
             effect,
             base=self._base,
-            offsets=self._offsets_at(job.examples_upto),
+            offsets=self._coverage.upto(job.examples_upto, self.dossier.offsets),
             now=now,
         )
         if base != job.champion_base:
@@ -417,15 +367,6 @@ class Core:
         self.follow(now)
         self._releasing = None
         forget_old(self.registry, self.state)
-
-    def _offsets_at(self, seq: int) -> dict[str, int]:
-        """Offsets before which every event is covered by examples up to ``seq``."""
-        covered: dict[str, int] = dict(self.dossier.offsets)
-        for upto, offsets in self._marks:
-            if upto > seq:
-                break
-            covered = offsets
-        return covered
 
     @property
     def _issuer(self) -> str:

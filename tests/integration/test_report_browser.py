@@ -24,7 +24,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium")
+if not CHROMIUM.exists():
+    pytest.skip("there is no /usr/bin/chromium (apt install chromium)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

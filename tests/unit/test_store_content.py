@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from store_kit import START, Feeder, labels, open_store, sentence, vector
 
+from stream_ft.events import LabelCorrection, LabelledEvent
+from stream_ft.replay.neardup import NEAR, grams, similarity
+
 LONG = "could you please tell me when the red shoes that I ordered last monday are going to arrive at my house"
 
 
@@ -101,9 +104,7 @@ def test_the_holdout_share_is_about_what_was_asked() -> None:
     assert {e.input for e in box.store.holdout()}.isdisjoint(e.input for e in box.store.training())
 
 
-def _event(number: int):  # type: ignore[no-untyped-def]
-    from stream_ft.events import LabelCorrection, LabelledEvent
-
+def _event(number: int) -> LabelledEvent:
     return LabelledEvent(input=sentence(number), correction=LabelCorrection(label="a"))
 
 
@@ -118,21 +119,18 @@ def test_near_duplicates_take_the_side_of_what_is_stored(held: bool) -> None:
 
 
 def test_a_text_near_both_sides_trains_and_purges_the_holdout() -> None:
-    left = "when are the red shoes going to arrive at my house in the old town"
-    right = "when are the red shoes going to arrive at my house in the old village"
-    middle = "when are the red shoes going to arrive at my house in the old to"
-    box = feeder(holdout_share=0.0, holdout_after=0)
-    box.label(left, "a")
+    left, right = LONG + " in the old town square", "hello there " + LONG
+    middle = "hello there " + LONG + " in the old town square"
+    box = feeder(holdout_after=0)
+    assert similarity(grams(left), grams(right)) < NEAR
+    assert min(similarity(grams(middle), grams(side)) for side in (left, right)) >= NEAR
+    assert not box.label(left, "a").examples[0].holdout
     box.store._examples._share = 1.0
-    # Stored by another road, as if it had come when the left one was not there.
-    (held,) = box.label("zzz " * 20, "a").examples
+    (held,) = box.label(right, "a").examples
     assert held.holdout
-    box.label(right, "a")
-    box.label(middle, "a")
-    train = {e.input for e in box.store.training()}
-    test = {e.input for e in box.store.holdout()}
-    assert {left, right, middle} <= train
-    assert test == {"zzz " * 20}
+    applied = box.label(middle, "a")
+    assert applied.evicted == [held.id]
+    assert {e.input for e in box.store.training()} == {left, middle}
 
 
 def test_what_once_trained_is_never_tested_on() -> None:
@@ -182,15 +180,13 @@ def test_newer_neighbours_that_agree_evict_an_example() -> None:
 
 def test_supporters_outweigh_contradictions() -> None:
     box = feeder(contradictions=2)
-    box.label(sentence(0), "a", answer=_answer(1, 0))
+    (old,) = box.label(sentence(0), "a", answer=_answer(1, 0)).examples
+    # Supporters and contradictors lie on opposite sides: both near the old one, not near each other.
     for number in range(1, 4):
-        box.label(sentence(number), "a", answer=_answer(1, 0))
-    assert not box.label(sentence(5), "b", answer=_answer(1, 0)).evicted
-    box.label(sentence(6), "b", answer=_answer(1, 0))
-    # Two say b and outnumber the newer supporters of the third and fourth only.
-    assert set(labels(box.store.training()).values()) == {"a", "b"}
-    assert sentence(0) in labels(box.store.training())
-    assert sentence(3) not in labels(box.store.training())
+        box.label(sentence(number), "a", answer=_answer(0.87, -0.5))
+    for number in range(4, 7):
+        assert not box.label(sentence(number), "b", answer=_answer(0.87, 0.5)).evicted
+    assert box.label(sentence(7), "b", answer=_answer(0.87, 0.5)).evicted == [old.id]
 
 
 def test_holdout_examples_fall_as_well() -> None:

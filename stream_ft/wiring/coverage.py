@@ -1,0 +1,43 @@
+"""How far the event log is covered by the examples up to a sequence number."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+MARKS = 20_000
+"""Transactions remembered; a round that began before the oldest of them claims no more than the version before it."""
+
+
+class Coverage:
+    """After each transaction of the store: its greatest sequence number, and the offsets it had passed.
+
+    Not kept over a restart: until then a version claims what its predecessor claimed, never too much. An event that
+    was passed while it still waited, for its prediction or for its label to be allowed, counts from the moment it was
+    passed.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, dict[str, int]]] = deque(maxlen=MARKS)
+
+    def mark(self, max_seq: int, offsets: Mapping[tuple[str, int], int]) -> None:
+        """A transaction was committed.
+
+        Args:
+            max_seq: greatest sequence number given so far.
+            offsets: next offset of each ``(topic, partition)``.
+        """
+        self._marks.append((max_seq, {topic: offset for (topic, _), offset in offsets.items()}))
+
+    def upto(self, seq: int, known: Mapping[str, int]) -> dict[str, int]:
+        """Per topic, the offset before which every event is covered by examples up to ``seq``.
+
+        Args:
+            known: what a version that covers no more is known to cover.
+        """
+        covered = dict(known)
+        for reached, offsets in self._marks:
+            if reached > seq:
+                break
+            covered = offsets
+        return covered

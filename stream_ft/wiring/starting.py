@@ -1,0 +1,109 @@
+"""From the learner's wish for a round to a job: which examples it trains on and is judged by, and its orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stream_ft.config import Settings
+from stream_ft.events import Example
+from stream_ft.learn import evaluate, schedule
+from stream_ft.learn.job import Job
+from stream_ft.model.base import BaseFolder
+from stream_ft.release.fold import State
+from stream_ft.release.registry import Registry
+from stream_ft.replay.store import Store
+
+EMBED = 256
+"""Texts embedded in one go before a round of the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The version that a round is to beat, and what was offered to earlier rounds.
+
+    Attributes:
+        state: in which it is active.
+        examples_upto: of its dossier.
+        adapt_upto: sequence number up to which examples were offered to a round of the encoder.
+    """
+
+    state: State
+    examples_upto: int
+    adapt_upto: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A round that can start."""
+
+    job: Job
+    split: evaluate.Split
+
+
+def plan(
+    kind: schedule.Kind,
+    champion: Champion,
+    *,
+    settings: Settings,
+    store: Store,
+    registry: Registry,
+    base: BaseFolder,
+    embed_missing: Callable[[int], int],
+    deterministic: bool,
+) -> Planned | evaluate.TooFew:
+    """The job of a round of ``kind`` with its examples, or why there are too few.
+
+    Args:
+        embed_missing: embeds up to so many retained examples that lack an embedding of the active base, and says how
+            many it did; a round of the head reads embeddings, not texts.
+        deterministic: the round is bounded by steps alone.
+    """
+    split = evaluate.split(
+        store.training(),
+        store.holdout(),
+        minimum=settings.schedule.min_evaluation,
+        champion_upto=champion.examples_upto,
+    )
+    if isinstance(split, evaluate.TooFew):
+        return split
+    state, chosen = champion.state, settings.round
+    adapting = kind == "adapt" and chosen.method != "head"
+    if not adapting:
+        while embed_missing(EMBED):
+            pass
+        if any(example.embedding_base != state.base for example in (*split.train, *split.evaluate)):
+            split = evaluate.Split(
+                train=[_refreshed(store, example) for example in split.train],
+                evaluate=[_refreshed(store, example) for example in split.evaluate],
+                examples_upto=split.examples_upto,
+            )
+    job = Job(
+        kind=chosen.method if adapting else "head",
+        base_model=str(base.path),
+        champion_base=state.base,
+        champion_dir=str(registry.path(state.base)),
+        champion_head=str(registry.head_path(state.start_head)),
+        task=settings.model.task,
+        seed=settings.seed,
+        steps=chosen.steps,
+        batch=chosen.batch,
+        fresh_share=chosen.fresh_share,
+        fresh_after_seq=champion.adapt_upto,
+        learning_rate=chosen.learning_rate,
+        rank=chosen.rank,
+        last_layers=chosen.last_layers,
+        seconds=None if deterministic else chosen.seconds,
+        threads=chosen.threads,
+        projection=chosen.projection,
+        max_tokens=settings.model.max_tokens,
+        device=settings.model.device,
+        examples_upto=split.examples_upto,
+        epoch=state.epoch,
+    )
+    return Planned(job=job, split=split)
+
+
+def _refreshed(store: Store, example: Example) -> Example:
+    fresh = store.example(example.id)
+    return fresh if fresh is not None else example
