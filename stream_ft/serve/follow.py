@@ -42,8 +42,7 @@ LOOK_S = 1.0
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 """A version that could not be loaded is tried again after 1, 2, 4 ... 60 s."""
 FALLBACKS = 10
-"""Releases tried, newest first, when nothing answers yet and the wanted one cannot be loaded."""
-MOST_LOOKED_AT = 1_000
+"""Releases tried, newest first, when the wanted one cannot be loaded. Those whose files are gone cost no try."""
 BATCH = 500
 
 
@@ -142,6 +141,7 @@ class Follower:
         self._failure: Failure | None = None
         self._failures = 0
         self._retry_at = 0.0
+        self._left = ""
         self._look_at = 0.0
         self._wanted_since: tuple[int, float] = (-1, 0.0)
         self._prepared: OrderedDict[str, None] = OrderedDict()
@@ -287,11 +287,13 @@ class Follower:
         now = self._clock.monotonic()
         if self._wanted_since[0] != state.epoch:
             self._wanted_since = (state.epoch, now)
-            self._failures, self._retry_at, self._failure = 0, 0.0, None
+            self._failures, self._retry_at, self._failure, self._left = 0, 0.0, None, ""
         current = self._slots.current
         if current is not None and (current.epoch, current.name) == (state.epoch, state.version):
             return
-        if now < self._retry_at:
+        withdrawn = current is not None and current.base in state.denied
+        # A stand-in that is denied in its turn must not answer until the pause is over.
+        if now < self._retry_at and not (withdrawn and current is not None and current.base != self._left):
             return
         wanted = Listed(name=state.version, epoch=state.epoch, base=state.base, start_head=state.start_head)
         failure = self._load(wanted)
@@ -310,26 +312,29 @@ class Follower:
             self._metrics.swap_failed(failure.step)
             log.error("%s cannot be loaded (%s): %s", wanted.name, failure.step, failure.reason)
             self._discard(wanted.base)
-            if self._slots.current is None:
+            if current is None or withdrawn:
+                self._left = "" if current is None else current.base
                 self._fall_back(wanted)
         if self._slots.current is not None:
             self._first.set()
         self._report(wanted, failure)
 
     def _fall_back(self, wanted: Listed) -> None:
-        """After a restart nothing answers yet: then an older release that is not denied is better than none."""
-        older = [row for row in reversed(releases(self._state, MOST_LOOKED_AT)) if row.base not in self._state.denied]
+        """Nothing answers yet, or only what was withdrawn: then an older release that is not denied is better."""
         tried = {(wanted.base, wanted.start_head)}
-        for row in older:
-            if (row.base, row.start_head) in tried:
+        tries = 0
+        for row in reversed(releases(self._state)):
+            if row.base in self._state.denied or (row.base, row.start_head) in tried:
                 continue
-            if len(tried) > FALLBACKS:
+            if tries >= FALLBACKS:
                 return
             tried.add((row.base, row.start_head))
-            if self._load(row) is None:
+            failure = self._load(row)
+            if failure is None:
                 log.warning("%s answers in its stead", row.name)
                 self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
                 return
+            tries += failure.step != "missing"
 
     def _load(self, wanted: Listed) -> Failure | None:
         """Verify, prepare beside the running version, flip between two batches; what went wrong, if anything."""

@@ -10,10 +10,11 @@ from stream_ft import control
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.connectors.registry import open_log
-from stream_ft.errors import ConfigError, StreamFTError
+from stream_ft.errors import ArtifactError, ConfigError, StreamFTError
 from stream_ft.events import to_json
 from stream_ft.ports import EventLog, Outgoing
 from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
+from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
 
 READ = 500
@@ -27,6 +28,8 @@ class Folded:
     state: State
     verdicts: dict[str, Verdict]
     """By message id, the first verdict only: a second arrival of an id is a duplicate."""
+    gone: frozenset[int] = frozenset()
+    """Epochs of the history whose files the registry has no more."""
 
     def name(self, epoch: int) -> str:
         """Name of the version that an epoch of the history put into force."""
@@ -43,8 +46,8 @@ class Issued:
     after: Folded
 
 
-def read(log: EventLog, model: str) -> Folded:
-    """Fold the whole control log of ``model``."""
+def read(log: EventLog, model: str, registry: Registry | None = None) -> Folded:
+    """Fold the whole control log of ``model``, and see in ``registry`` what of its history is gone."""
     name = topic(model, "control")
     state = INITIAL
     verdicts: dict[str, Verdict] = {}
@@ -57,7 +60,7 @@ def read(log: EventLog, model: str) -> Folded:
             if verdict.id:
                 verdicts.setdefault(verdict.id, verdict)
         offset = records[-1].offset + 1
-    return Folded(state=state, verdicts=verdicts)
+    return Folded(state=state, verdicts=verdicts, gone=frozenset() if registry is None else _gone(state, registry))
 
 
 def look(settings: Settings) -> Folded:
@@ -68,7 +71,7 @@ def look(settings: Settings) -> Folded:
     """
     log = _open(settings)
     try:
-        return _started(read(log, settings.model.name), settings)
+        return _started(read(log, settings.model.name, _registry(settings)), settings)
     finally:
         log.close()
 
@@ -82,12 +85,16 @@ def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) 
             appended.
 
     Raises:
+        ConfigError: it would put a version into force whose files are gone or damaged; nothing is appended.
         StreamFTError: nothing was ever started there.
     """
     log = _open(settings)
     try:
-        before = _started(read(log, settings.model.name), settings)
-        message = make(before, SystemClock().now())
+        registry = _registry(settings)
+        before = _started(read(log, settings.model.name, registry), settings)
+        now = SystemClock().now()
+        message = make(before, now)
+        _check_can_be_had(before, message, registry, now)
         log.append([Outgoing(topic=topic(settings.model.name, "control"), value=to_json(message))])
         after = read(log, settings.model.name)
     finally:
@@ -111,12 +118,15 @@ def target(folded: Folded, to: str) -> int:
         earlier = [
             epoch
             for epoch, release in state.history
-            if epoch < first and release.base not in state.denied and release != state.release
+            if epoch < first
+            and release.base not in state.denied
+            and release != state.release
+            and epoch not in folded.gone
         ]
         if not earlier:
             raise ConfigError(
                 f"There is no version before {state.version} to go back to.",
-                "Every earlier one is denied, or has the same base and head.",
+                "Every earlier one is denied, is gone, or has the same base and head.",
             )
         return earlier[-1]
     if to.isascii() and to.isdigit() and len(to) < 10:
@@ -127,16 +137,54 @@ def target(folded: Folded, to: str) -> int:
     return int(match[1])
 
 
-def can_be_had(folded: Folded) -> str:
-    """The versions that a rollback can go back to, newest first, one sentence."""
+def can_be_had(folded: Folded, *, but: str = "") -> str:
+    """The versions that a rollback can go back to, newest first, one sentence; none of the base ``but``."""
     state = folded.state
     names = [
         folded.name(epoch)
         for epoch, release in reversed(state.history)
-        if epoch < state.epoch and release.base not in state.denied
+        if epoch < state.epoch and release.base not in state.denied and release.base != but and epoch not in folded.gone
     ]
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} older" if len(names) > 20 else "")
     return f"Can be had: {shown}." if names else "None can be had."
+
+
+def _check_can_be_had(folded: Folded, message: control.Message, registry: Registry, now: float) -> None:
+    """What is accepted comes into force on every replica, so it must be there before the command is given.
+
+    Raises:
+        ConfigError: it is not. The remedy lists what can be had.
+    """
+    before = folded.state
+    # The log's own rule says what would come; another message may still come between, and then replicas fall back.
+    after, verdict = fold(before, Entry(offset=before.offset + 1, appended_at=now, value=to_json(message)))
+    if not verdict.accepted or after.release == before.release:
+        return
+    try:
+        registry.get_head(after.start_head)
+        registry.get(after.base)
+    except ArtifactError as error:
+        named = (folded.name(epoch) for epoch, release in reversed(before.history) if release == after.release)
+        what = f"{next(named, after.version)} would come into force, but {_lowered(error.message)}"
+        if isinstance(message, control.Deny):
+            can = can_be_had(folded, but=message.sha256)
+            raise ConfigError(what, f"Roll back first, which denies the base that is left. {can}") from error
+        raise ConfigError(what, can_be_had(folded)) from error
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _gone(state: State, registry: Registry) -> frozenset[int]:
+    bases, heads = set(registry.list()), set(registry.list_heads())
+    return frozenset(
+        epoch for epoch, release in state.history if release.base not in bases or release.start_head not in heads
+    )
+
+
+def _registry(settings: Settings) -> Registry:
+    return Registry(settings.state_path() / "registry")
 
 
 def _open(settings: Settings) -> EventLog:

@@ -9,19 +9,19 @@ from typing import Any
 import msgspec
 
 from stream_ft.learn import gate
-from stream_ft.learn.learner import Release
+from stream_ft.learn.learner import Release as Candidate
 from stream_ft.model.base import BaseFolder
 from stream_ft.release import dossier
-from stream_ft.release.fold import State
+from stream_ft.release.fold import Release, State
 from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
 
 KEEP_RELEASES = 50
-"""Releases whose files are kept: what a rollback can go back to."""
+"""Releases whose files are kept: what a rollback can go back to. So are as many bases, each with its newest head."""
 
 
 def write_candidate(
-    registry: Registry, folder: Path, release: Release, *, base: BaseFolder, offsets: dict[str, int], now: float
+    registry: Registry, folder: Path, release: Candidate, *, base: BaseFolder, offsets: dict[str, int], now: float
 ) -> tuple[str, str]:
     """Write the candidate that a round left in ``folder``; sha256 of its base and of its head.
 
@@ -65,16 +65,33 @@ def write_candidate(
 
 
 def forget_old(registry: Registry, state: State) -> None:
-    """Delete the files of all but the last :data:`KEEP_RELEASES` releases and the active one."""
-    kept = [release for _, release in state.history[-KEEP_RELEASES:]]
-    heads = {release.start_head for release in kept} | {state.start_head}
-    bases = {release.base for release in kept} | {state.base}
+    """Delete the files of releases that nobody can want back: all but :func:`kept`."""
+    releases = kept(state)
+    heads = {release.start_head for release in releases}
+    bases = {release.base for release in releases}
     for sha in registry.list_heads():
         if sha not in heads:
             registry.delete_head(sha)
     for sha in registry.list():
         if sha not in bases:
             registry.delete(sha)
+
+
+def kept(state: State) -> set[Release]:
+    """Releases that must be there: the last ones, and what is left should bases be denied, one after the other.
+
+    A denied base gives way to the newest release of another that is not denied, however long ago that was: many heads
+    may have been promoted on one base since. A release counts once, however often it came into force.
+    """
+    newest: dict[Release, None] = {}
+    of_base: dict[str, Release] = {}
+    for _, release in reversed(state.history):
+        if len(newest) < KEEP_RELEASES:
+            newest[release] = None
+        if release.base not in state.denied and len(of_base) < KEEP_RELEASES:
+            of_base.setdefault(release.base, release)
+    genesis = [release for _, release in state.history[:1]]
+    return {state.release, *newest, *of_base.values(), *genesis}
 
 
 def numbers_of(verdict: gate.Verdict) -> dict[str, Any]:

@@ -84,6 +84,38 @@ def test_fault_21_rollback_to_what_is_gone_or_denied_names_what_can_be_had(run: 
     assert "Can be had: v0.1.0, v0.0.0." in denied.err
 
 
+def test_fault_21_what_the_registry_has_no_more_is_refused_and_not_on_the_log(run: Run, folder: StateFolder) -> None:
+    folder.registry.delete(folder.bases[1])
+    before = len(messages(folder))
+    done = run("rollback", "--to", "v2.2.0")
+    assert done.code == 2
+    assert f"v2.2.0 would come into force, but base {folder.bases[1][:12]} is not in" in done.err
+    assert "Can be had: v0.1.0, v0.0.0." in done.err
+    assert len(messages(folder)) == before
+    assert "v3.3.0 -> v0.4.0" in run("rollback").out, "the previous one that is there"
+
+
+def test_fault_21_so_is_what_is_damaged(run: Run, folder: StateFolder) -> None:
+    folder.registry.head_path(folder.heads[1]).write_bytes(b"x")
+    done = run("rollback")
+    assert done.code == 2
+    assert f"head {folder.heads[1][:12]} do not hash to its name" in done.err
+    assert run("rollback", "--to", "0").code == 0
+
+
+def test_fault_21_a_deny_that_would_bring_back_what_is_gone_is_refused(run: Run, folder: StateFolder) -> None:
+    folder.registry.delete_head(folder.heads[1])
+    before = len(messages(folder))
+    done = run("deny", folder.bases[2])
+    assert done.code == 2
+    assert f"v2.2.0 would come into force, but head {folder.heads[1][:12]} is not in" in done.err
+    assert "Roll back first" in done.err
+    assert "Can be had: v0.1.0, v0.0.0." in done.err
+    assert len(messages(folder)) == before
+    assert run("deny", folder.bases[1]).code == 0, "one that is not active brings nothing back"
+    assert "v3.3.0 -> v0.4.0" in run("deny", folder.bases[2]).out
+
+
 def test_rollback_skips_denied_versions(run: Run, folder: StateFolder) -> None:
     assert run("deny", folder.bases[1]).code == 0
     assert "v3.3.0 -> v0.4.0" in run("rollback").out

@@ -209,6 +209,84 @@ def test_a_withdrawn_version_with_no_other_to_load_is_not_ready(serving: Serving
     assert serving.get("/readyz").status_code == 503
 
 
+def test_fault_21_a_withdrawn_version_gives_way_to_the_newest_that_can_be_loaded(serving: Serving) -> None:
+    serving.genesis("yes")
+    serving.promote("good", "yes", "no")
+    serving.follower.step()
+    gone = serving.promote("gone", "yes", "no", "perhaps")
+    serving.follower.step()
+    bad = serving.promote("bad", "never")
+    serving.follower.step()
+    assert serving.version == "v3.3.0"
+    serving.registry.delete(gone)
+    serving.follower._prepared.pop(gone)
+    serving.say(control.Deny, sha256=bad, reason="bad")
+    serving.follower.step()
+    assert (serving.follower.state.version, serving.version) == ("v2.4.0", "v1.1.0")
+    assert serving.follower.ready() == (True, "")
+    assert serving.post("/predict", {"inputs": "hello"}).headers["stream-ft-version"] == "v1.1.0"
+    assert serving.metrics.registry.get_sample_value("stream_ft_active_epoch") == 1
+    assert serving.metrics.registry.get_sample_value("stream_ft_ready") == 1
+    assert swaps(serving, "failed", "missing") == 1
+    told = serving.written("acks")[-1]
+    assert (told["ok"], told["wanted"], told["version"], told["step"]) == (False, "v2.4.0", "v1.1.0", "missing")
+
+
+def test_fault_21_a_stand_in_that_is_denied_in_its_turn_gives_way_at_once(serving: Serving) -> None:
+    serving.genesis("yes")
+    stand_in = serving.promote("good", "yes", "no")
+    serving.follower.step()
+    serving.engine.refuse[serving.promote("broken", "yes")] = "keys"
+    serving.follower.step()
+    assert serving.version == "v1.1.0"
+    serving.say(control.Deny, sha256=stand_in, reason="bad")
+    serving.follower._look_at = 0.0
+    serving.follower.step()
+    assert (serving.follower.state.version, serving.version) == ("v2.2.0", "v0.0.0")
+    assert serving.follower.ready() == (True, "")
+
+
+def test_fault_21_many_heads_that_are_gone_do_not_hide_the_genesis(serving: Serving) -> None:
+    first = serving.genesis("yes")
+    bad = serving.promote("bad", "yes", "no")
+    serving.follower.step()
+    for number in range(30):
+        start = serving.registry.put_head(head("yes", "n" * (number + 1)))
+        state = serving.follower.state
+        serving.say(control.Promote, base=first, start_head=start, parent=state.base, expected_epoch=state.epoch)
+        serving.follower._look_at = 0.0
+        serving.follower.step()
+        serving.registry.delete_head(start)
+    state = serving.follower.state
+    serving.say(
+        control.Promote,
+        base=bad,
+        start_head=serving.registry.put_head(head("yes", "no")),
+        parent=first,
+        expected_epoch=state.epoch,
+    )
+    serving.follower.step()
+    assert serving.slots.current is not None
+    assert serving.slots.current.base == bad
+    serving.say(control.Deny, sha256=bad, reason="bad")
+    serving.follower.step()
+    assert serving.version == "v0.0.0"
+    assert serving.follower.ready() == (True, "")
+
+
+def test_with_nothing_to_stand_in_a_withdrawn_version_is_not_tried_without_pause(serving: Serving) -> None:
+    first = serving.genesis("yes")
+    bad = serving.promote("bad", "yes")
+    serving.follower.step()
+    serving.registry.delete(first)
+    serving.follower._prepared.pop(first)
+    serving.say(control.Deny, sha256=bad, reason="bad")
+    for _ in range(10):
+        serving.follower.step()
+    assert swaps(serving, "failed", "missing") == 1
+    assert not serving.follower.ready()[0]
+
+
 def test_old_bases_leave_memory_the_newest_stay(serving: Serving) -> None:
     first = serving.genesis("yes")
     names = [first]
