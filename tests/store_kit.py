@@ -22,6 +22,7 @@ from stream_ft.events import (
 from stream_ft.ingest.validate import parse
 from stream_ft.ports import Headers, Record
 from stream_ft.replay.store import Applied, Item, Store
+from stream_ft.replay.watermark import PREDICTIONS_WINDOW, WINDOW
 
 START = 1_700_000_000.0
 DAY = 86_400.0
@@ -75,6 +76,16 @@ class Feeder:
     def apply(self, *items: Item) -> Applied:
         self.applied.append(self.store.apply(items, now=self.at))
         return self.applied[-1]
+
+    def pass_time(self, at: float) -> Applied:
+        """The log comes to a time: as many records as it takes to be believed, none of which teaches anything."""
+        said = LabelledEvent(input="hm", correction=LabelCorrection(label="x"), source="model")
+        self.apply(*(self.item("labels", said, at=at) for _ in range(WINDOW)))
+        return self.apply(*(self.item("labels", said, at=at) for _ in range(WINDOW)))
+
+    def pass_predictions(self, at: float) -> list[Applied]:
+        """The predictions come to a time."""
+        return [self.predict(f"at-{at}-{n}", sentence(900 + n), at=at) for n in range(2 * PREDICTIONS_WINDOW)]
 
     def predict(self, id: str, text: str, output: str = "old", *, at: float | None = None, **more: Any) -> Applied:
         event = Prediction(

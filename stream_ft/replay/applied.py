@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from stream_ft.events import Event, Example, Reject
 from stream_ft.ports import Record
+from stream_ft.replay.watermark import Watermark
 
 
 class Item(Struct, frozen=True, kw_only=True):
@@ -56,9 +57,9 @@ class Memory(Struct, frozen=True, kw_only=True):
     events: int = 0
     dead_letters: int = 0
     duplicates: int = 0
-    watermark: float = 0.0
-    """Latest append time of any record."""
-    predictions_watermark: float = 0.0
+    log_time: Watermark = Watermark()
+    """How far the log has come: by this, what is past its time is forgotten."""
+    predictions_time: Watermark = Watermark()
 
 
 class Counts(Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """Which events have been applied. Day tables, dropped whole: bounded space, and no row is ever looked for to delete.
 
-"Applied once" is promised under exactly this rule: an event with an id is known by ``(source, id)`` for the horizon,
-counted in append time; one that is older by its own time is refused; one without an id is known by its place on the
-log.
+"Applied once" is promised under exactly this rule: an event with an id is known by ``(source, id)`` for the horizon;
+one that by its own time is older than that when it is appended is refused; one without an id is known by its place on
+the log. The horizon counts in append time, and has passed once a whole window of records says so: see
+:mod:`stream_ft.replay.watermark`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from stream_ft.replay.join import Claim, judged, tie_of, time_of, trust_of, valu
 from stream_ft.replay.neardup import digest, normalise
 from stream_ft.replay.outbox import Outbox, dead_letter
 from stream_ft.replay.parked import Parked, Waiting
+from stream_ft.replay.watermark import PREDICTIONS_WINDOW, WINDOW
 
 Stage = Literal["identity", "join", "store"]
 QUORUM = 3
@@ -66,8 +67,10 @@ class Intake:
         self._dlq = dlq
         self._orphan_limit = orphan_limit_s
         self._horizon = horizon_s
-        self._watermark = memory.watermark
-        self._predictions_watermark = memory.predictions_watermark
+        self._log_time = memory.log_time
+        self._predictions_time = memory.predictions_time
+        self._appended: list[float] = []
+        self._predicted: list[float] = []
         self._before = memory
         self._known: dict[bytes, bytes] = {}
         self._scored: list[Scored] = []
@@ -85,6 +88,12 @@ class Intake:
 
     def finish(self) -> tuple[Applied, Memory]:
         """Let expire what is past its time, evict what is contradicted, and say what was done."""
+        if self._appended:
+            self._log_time = self._log_time.passed(min(self._appended), len(self._appended), WINDOW)
+        if self._predicted:
+            self._predictions_time = self._predictions_time.passed(
+                min(self._predicted), len(self._predicted), PREDICTIONS_WINDOW
+            )
         self._expire()
         self._examples.settle()
         examples, evicted = self._examples.take()
@@ -95,8 +104,8 @@ class Intake:
             events=before.events + self._events,
             dead_letters=before.dead_letters + len(self._rejects),
             duplicates=before.duplicates + self._duplicates,
-            watermark=self._watermark,
-            predictions_watermark=self._predictions_watermark,
+            log_time=self._log_time,
+            predictions_time=self._predictions_time,
         )
         applied = Applied(
             examples=examples,
@@ -149,11 +158,12 @@ class Intake:
             self._duplicates += 1
             return
         self._offsets[place] = record.offset + 1
-        self._watermark = max(self._watermark, record.appended_at)
+        self._appended.append(record.appended_at)
         if isinstance(event, Reject):
             self._reject(record, event)
             return
-        if time_of(event, record) < self._watermark - self._horizon:
+        # By its own append time: one record with a wrong clock must not make all others too old.
+        if time_of(event, record) < record.appended_at - self._horizon:
             days = self._horizon / 86_400
             self._refuse(record, "store", "too_old", f"The event is older than {days:.0f} days.")
             return
@@ -166,7 +176,7 @@ class Intake:
                     self._refuse(record, "identity", "identity_conflict", "Another event came with this source and id.")
                 return
             self._known[name] = digest
-            self._identities.add(name, digest, event, record.appended_at)
+            self._identities.add(name, digest, event, self._kept_from(record))
         self._events += 1
         if isinstance(event, Prediction):
             self._prediction(record, event)
@@ -185,12 +195,12 @@ class Intake:
             self._labelled(waiting)
 
     def _prediction(self, record: Record, event: Prediction) -> None:
-        self._predictions_watermark = max(self._predictions_watermark, record.appended_at)
+        self._predicted.append(record.appended_at)
         written = self._db.execute(
             "INSERT OR IGNORE INTO predictions(id, appended_at, time, version, base, input, output, embedding)"
             " VALUES(?,?,?,?,?,?,?,?)",
             (
-                event.id, record.appended_at, time_of(event, record), event.version, event.base, event.input,
+                event.id, self._kept_from(record), time_of(event, record), event.version, event.base, event.input,
                 event.output, event.embedding,
             ),
         ).rowcount  # fmt: skip
@@ -325,11 +335,15 @@ class Intake:
 
     # --- what is past its time ---------------------------------------------------------------------------------
 
+    def _kept_from(self, record: Record) -> float:
+        """When the horizon begins to count: not before the log had come here, whatever a slow clock wrote."""
+        return max(record.appended_at, self._log_time.whole)
+
     def _expire(self) -> None:
-        for waiting in self._parked.expired("orphan", self._predictions_watermark - self._orphan_limit, CLEAN):
+        for waiting in self._parked.expired("orphan", self._predictions_time.at - self._orphan_limit, CLEAN):
             self._refuse(waiting.record, "join", "orphan", "The prediction that this feedback names did not come.")
             self._events -= 1
-        horizon = self._watermark - self._horizon
+        horizon = self._log_time.at - self._horizon
         for waiting in self._parked.expired("new_label", horizon, CLEAN):
             self._refuse(waiting.record, "store", "new_label", "The label is new, and too few sources named it.")
             self._events -= 1

@@ -43,9 +43,10 @@ class Store:
         holdout_share: share of the examples that are tested on and never trained on.
         holdout_after: a class is held out from only once it has this many training examples.
         holdout_capacity: most holdout examples.
-        orphan_limit_s: feedback whose prediction is missing expires when the predictions' append times have passed it
-            by this many seconds.
-        horizon_days: identities, predictions and claims are kept this long; an older event is refused.
+        orphan_limit_s: feedback whose prediction is missing expires when the append times of the last predictions have
+            all passed it by this many seconds.
+        horizon_days: identities, predictions and claims are kept this long, counted in append time; an event that is
+            older when it is appended is refused.
         contradictions: newer neighbours that agree on another label before an example is evicted.
         similarity: cosine from which two embeddings are neighbours.
         seed: of the sampler.

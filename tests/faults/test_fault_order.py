@@ -141,7 +141,7 @@ def test_fault_07_feedback_without_its_prediction_waits_with_a_limit() -> None:
     for number in range(49):
         assert not feeder.predict(f"p{number}", sentence(number)).rejects
     assert feeder.store.count().orphans == 1
-    expired = [feeder.predict(f"q{number}", sentence(100 + number)) for number in range(5)]
+    expired = [feeder.predict(f"q{number}", sentence(100 + number)) for number in range(40)]
     assert [reason for applied in expired for reason in reasons(applied)] == ["orphan"]
     assert feeder.store.count().waiting == 0
 
@@ -174,14 +174,65 @@ def test_fault_10_what_expires_does_not_depend_on_the_wall_clock() -> None:
         feeder = Feeder(open_store(orphan_limit_s=10.0))
         items = [
             feeder.item("feedback", Feedback(prediction_id="lost", kind="accept", id="f")),
-            *(feeder.item("predictions", event(f"p{number}", number), at=START + number * 6) for number in range(1, 4)),
+            *(
+                feeder.item("predictions", event(f"p{number}", number), at=START + number * 6)
+                for number in range(1, 60)
+            ),
             feeder.item("labels", labelled_at("old", START - 31 * DAY)),
             feeder.item("labels", labelled_at("new", START - 29 * DAY)),
         ]
-        applied = feeder.store.apply(items, now=now)
-        stores.append((content(feeder.store), reasons(applied), applied.orphans))
+        applied = [feeder.store.apply(items[start : start + 10], now=now) for start in range(0, len(items), 10)]
+        told = [reason for each in applied for reason in reasons(each)]
+        stores.append((content(feeder.store), told, sum(each.orphans for each in applied)))
     assert stores[0] == stores[1] == stores[2]
     assert sorted(stores[0][1]) == ["orphan", "too_old"]
+
+
+@pytest.mark.parametrize("ahead", [40 * DAY, 4_000 * DAY, -40 * DAY, -START])
+def test_fault_10_a_clock_that_was_wrong_once_makes_nothing_else_too_old(ahead: float) -> None:
+    feeder = Feeder(open_store())
+    feeder.store.allow_label("refund")
+    feeder.label("before it", "refund", id="e1")
+    feeder.say("late", label="refund", id="f1")
+    first = feeder.at
+    assert not feeder.label("with a wrong clock", "delivery", at=first + ahead, id="e2").rejects
+    feeder.predict("odd", "with another wrong clock", at=first + ahead)
+
+    feeder.at = first + 60
+    for number in range(5):
+        assert not feeder.label(sentence(number), "refund", id=f"a{number}").rejects
+        assert feeder.label("before it", "refund", id="e1").duplicates == 1
+        assert feeder.label("with a wrong clock", "delivery", id="e2").duplicates == 1
+    assert not feeder.say("odd", label="refund").orphans
+    joined = feeder.predict("late", "it came late")
+    assert [example.label for example in joined.examples] == ["refund"], "what waits is not given up"
+    assert len(feeder.store.training()) == 9
+    assert feeder.store.count().dead_letters == 0
+    old = feeder.label("long ago", "refund", time=first - 31 * DAY)
+    assert reasons(old) == ["too_old"]
+
+
+def test_fault_10_a_clock_that_was_wrong_for_long_costs_what_was_past_its_time_and_then_learning_goes_on() -> None:
+    feeder = Feeder(open_store())
+    feeder.label("before it", "refund", id="e1")
+    right = feeder.at
+    feeder.pass_time(right + 40 * DAY)
+    feeder.at = right + 60
+    for number in range(5):
+        assert not feeder.label(sentence(number), "refund", id=f"a{number}").rejects
+        assert feeder.label(sentence(number), "refund", id=f"a{number}").duplicates == 1
+    assert set(feeder.store.identities()) == {("labels", f"a{number}") for number in range(5)}
+    assert len(feeder.store.training()) == 6
+
+
+def test_fault_10_what_a_slow_clock_wrote_is_applied_once_as_well() -> None:
+    feeder = Feeder(open_store())
+    feeder.pass_time(START)
+    feeder.label("with a slow clock", "refund", id="e1", time=START, at=0.0)
+    feeder.predict("p", "with a slow clock, too", at=1.0)
+    feeder.pass_time(START + DAY)
+    assert feeder.label("with a slow clock", "refund", id="e1", time=START).duplicates == 1
+    assert not feeder.say("p", label="refund").orphans
 
 
 def event(id: str, number: int) -> Prediction:

@@ -92,7 +92,7 @@ def test_events_without_an_id_are_told_apart_by_their_place(feeder: Feeder) -> N
 
 
 def test_an_event_older_than_the_horizon_is_refused(feeder: Feeder) -> None:
-    feeder.label("now", "x", at=START + 40 * DAY)
+    feeder.at = START + 40 * DAY
     old = feeder.label("long ago", "x", time=START + 9 * DAY)
     just = feeder.label("not so long ago", "x", time=START + 11 * DAY)
     assert reasons(old) == ["too_old"]
@@ -104,6 +104,7 @@ def test_identities_are_forgotten_day_by_day(feeder: Feeder) -> None:
     feeder.apply(feeder.item("labels", first, at=START))
     feeder.apply(feeder.item("labels", event(2), at=START + 29 * DAY))
     assert set(feeder.store.identities()) == {("labels", "e1"), ("labels", "e2")}
+    feeder.pass_time(START + 32 * DAY)
     feeder.apply(feeder.item("labels", event(3), at=START + 32 * DAY))
     assert set(feeder.store.identities()) == {("labels", "e2"), ("labels", "e3")}
     again = feeder.apply(feeder.item("labels", event(2), at=START + 32 * DAY))
@@ -114,6 +115,7 @@ def test_predictions_beyond_the_horizon_leave_and_their_examples_stay(feeder: Fe
     feeder.store.allow_label("x")
     feeder.predict("p", sentence(1))
     feeder.say("p", label="x")
+    feeder.pass_time(START + 32 * DAY)
     feeder.predict("q", sentence(2), at=START + 32 * DAY)
     applied = feeder.say("p", label="y", at=START + 32 * DAY + 1)
     assert applied.orphans == 1, "the prediction is no longer known"

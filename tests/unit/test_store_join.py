@@ -152,10 +152,9 @@ def test_feedback_before_its_prediction_waits(feeder: Feeder) -> None:
 
 def test_an_orphan_expires_by_the_predictions_watermark(feeder: Feeder) -> None:
     feeder.say("lost", label="refund", id="f-1")
-    kept = feeder.predict("other", "something else", at=START + 101)
-    assert not kept.rejects
-    gone = feeder.predict("another", "something new", at=START + 102)
-    assert reasons(gone) == ["orphan"]
+    assert not any(applied.rejects for applied in feeder.pass_predictions(START + 101))
+    gone = feeder.pass_predictions(START + 102)
+    assert [reason for applied in gone for reason in reasons(applied)] == ["orphan"]
     ((_, letter),) = feeder.store.outbox(10)
     assert letter.topic == "stream_ft.m.dlq"
     assert b'"lost"' in letter.value
@@ -227,8 +226,12 @@ def test_users_may_not_introduce_labels_by_labelled_events_either(feeder: Feeder
 def test_a_new_label_that_nobody_allows_becomes_a_dead_letter(feeder: Feeder) -> None:
     feeder.predict("p", "can I pay by card")
     feeder.say("p", label="payment")
-    applied = feeder.label("later", "refund", at=START + 31 * DAY)
-    assert reasons(applied) == ["new_label"]
+    feeder.label("later", "refund", at=START + 31 * DAY)
+    assert feeder.store.count().waiting == 1
+    feeder.pass_time(START + 31 * DAY)
+    assert feeder.store.count().waiting == 0
+    ((_, letter),) = feeder.store.outbox(10)
+    assert (PREFIX + "exception.class.name", b"new_label") in letter.headers
 
 
 # --- labelled events -------------------------------------------------------------------------------------------
