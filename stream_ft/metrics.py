@@ -165,8 +165,11 @@ class LearnMetrics:
             "stream_ft_live_accuracy_ratio", "Rolling accuracy where labels cover what they sample.", registry=registry
         )
         self.correction_rate = Gauge(
-            "stream_ft_correction_ratio", "Rolling share of predictions that users corrected.", registry=registry
+            "stream_ft_correction_ratio",
+            "Of the last answers that users judged, the share that they rejected or corrected.",
+            registry=registry,
         )
+        self.rating = Gauge("stream_ft_rating_mean", "Mean of the last ratings that users gave.", registry=registry)
         self.lag = Gauge(
             "stream_ft_lag_events", "Events in the log that the store does not have yet.", registry=registry
         )

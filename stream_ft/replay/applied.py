@@ -47,6 +47,8 @@ class Applied(Struct, frozen=True, kw_only=True):
     """Dead letters, those included that had waited until now."""
     orphans: int
     """Feedback that began to wait for its prediction."""
+    ratings: list[float] = []
+    """Numbers that users gave to answers. They are counted, never learned from."""
 
 
 class Memory(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from stream_ft.replay.applied import Applied, Item, Memory, Scored
 from stream_ft.replay.claims import Claims
 from stream_ft.replay.examples import Examples
 from stream_ft.replay.identity import Identities, digest_of, name_of
-from stream_ft.replay.join import Claim, judged, tie_of, time_of, trust_of, value_of
+from stream_ft.replay.join import Claim, judged, rated, tie_of, time_of, trust_of, value_of
 from stream_ft.replay.neardup import digest, normalise
 from stream_ft.replay.outbox import Outbox, dead_letter
 from stream_ft.replay.parked import Parked, Waiting
@@ -74,6 +74,7 @@ class Intake:
         self._before = memory
         self._known: dict[bytes, bytes] = {}
         self._scored: list[Scored] = []
+        self._ratings: list[float] = []
         self._rejects: list[Reject] = []
         self._duplicates = 0
         self._orphans = 0
@@ -114,6 +115,7 @@ class Intake:
             duplicates=self._duplicates,
             rejects=self._rejects,
             orphans=self._orphans,
+            ratings=self._ratings,
         )
         return applied, memory
 
@@ -223,6 +225,8 @@ class Intake:
             self._orphans += 1
             return
         row, version, base, text, output, embedding, scored = found
+        if (rating := rated(event)) is not None and not self._is_quarantined(event.source, record.appended_at):
+            self._ratings.append(rating)
         right = judged(event, output)
         if right is None:
             return

@@ -86,6 +86,11 @@ def judged(event: Feedback, output: str) -> bool | None:
     return event.kind == "accept"
 
 
+def rated(event: Feedback) -> float | None:
+    """The number that somebody gave to an answer, if that is what the feedback is; a model's own does not count."""
+    return event.rating if event.kind == "rating" and trust_of(event) > 0 else None
+
+
 def pack(correction: Correction | None) -> bytes | None:
     """A correction as the store keeps it."""
     return None if correction is None else msgspec.json.encode(correction)

@@ -10,6 +10,7 @@ The order in one call of :meth:`Core.ingest` is the contract:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -115,6 +116,7 @@ class Core:
         self._tell = tell
         self._control_topic = topic(settings.model.name, "control")
         self._control_offset = 0
+        self._told = int(store.load("control_told") or 0)
         self._log_id = (store.load("control_log") or b"").decode()
         self._coverage = Coverage()
         self._max_seq = store.max_seq()
@@ -175,8 +177,10 @@ class Core:
                 previous = self.state
                 self.state, verdict = fold(self.state, entry)
                 folded.append((entry, verdict))
-                self._narrate(previous, verdict, now)
+                if entry.offset >= self._told:  # the rest was told before a restart
+                    self._narrate(previous, verdict, record.appended_at)
             self._control_offset = records[-1].offset + 1
+        self._remember_told()
         if folded:
             if (self.state.base, self.state.start_head) != (before.base, before.start_head):
                 self._put_into_force(now)
@@ -199,19 +203,29 @@ class Core:
             self.store.save("control_log", found.encode())
             self._log_id = found
 
-    def _narrate(self, previous: State, verdict: Verdict, now: float) -> None:
+    def _remember_told(self) -> None:
+        if self._control_offset <= self._told:
+            return
+        self._told = self._control_offset
+        # What is told must not stop what is done: at worst it is told again.
+        with contextlib.suppress(StoreFullError):
+            self.store.save("control_told", str(self._told).encode())
+
+    def _narrate(self, previous: State, verdict: Verdict, at: float) -> None:
         message = verdict.message
         if message is None:
             return
-        kind = type(message).__name__.lower()
+        kind = message.__struct_config__.tag
         if not verdict.accepted:
-            self._say("note", f"{kind} was refused: {verdict.reason}", now)
+            self._say("note", f"{kind} was refused: {verdict.reason}", at)
+        elif isinstance(message, control.Deny) and previous.epoch == self.state.epoch:
+            self._say("note", f"deny of base {message.sha256[:12]} by {message.issued_by}: {message.reason}", at)
         elif isinstance(message, control.Rollback | control.Deny):
-            self._say("rollback", f"{previous.version} -> {self.state.version}: {message.reason}", now)
+            self._say("rollback", f"{previous.version} -> {self.state.version}: {message.reason}", at)
         elif isinstance(message, control.Promote):
-            self._promoted(previous, message, now)
+            self._promoted(previous, message, at)
         elif not isinstance(message, control.Genesis | control.Lead):
-            self._say("note", f"{kind} by {message.issued_by}", now)
+            self._say("note", f"{kind} by {message.issued_by}", at)
 
     def _promoted(self, previous: State, message: control.Promote, now: float) -> None:
         told = f"{previous.version} -> {self.state.version}"

@@ -49,6 +49,7 @@ STATUS_S = 1.0
 RETRY_S = 1.0
 OUTBOX_CAP = 10_000
 ACCURACY_WINDOW = 300
+"""Answers, judgements of users and ratings that the rolling numbers are of."""
 
 
 class Loop:
@@ -77,6 +78,8 @@ class Loop:
         self._topics = [topic(settings.model.name, kind) for kind in TOPICS]
         self._happenings: deque[Happening] = deque(maxlen=300)
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
+        self._wrong: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
+        self._ratings: deque[float] = deque(maxlen=ACCURACY_WINDOW)
         self._lag = 0
         self._full_until = -math.inf
         self._log_full_until = -math.inf
@@ -216,6 +219,13 @@ class Loop:
             accuracy = sum(self._recent) / len(self._recent)
             series.live_accuracy.set(accuracy)
             series.drift_statistic.set(1 - accuracy)
+        # Users correct errors, not successes: what they say is a rate of its own and no part of the accuracy.
+        self._wrong.extend(not scored.correct for scored in applied.scored if not scored.covers)
+        if self._wrong:
+            series.correction_rate.set(sum(self._wrong) / len(self._wrong))
+        self._ratings.extend(applied.ratings)
+        if self._ratings:
+            series.rating.set(sum(self._ratings) / len(self._ratings))
 
     def _look_after_round(self, now: float) -> None:
         if self.core.round is not None and (outcome := self.core.round.poll()) is not None:
@@ -255,6 +265,8 @@ class Loop:
             "counts": msgspec.to_builtins(counts),
             "accuracy": sum(self._recent) / len(self._recent) if self._recent else None,
             "accuracy_over": len(self._recent),
+            "correction_ratio": sum(self._wrong) / len(self._wrong) if self._wrong else None,
+            "corrections_over": len(self._wrong),
             "drift_alarms": learner.alarms,
             "lag": self._lag,
             "happenings": msgspec.to_builtins(list(self._happenings)),
@@ -291,7 +303,6 @@ def run(settings: Settings) -> int:
             device=settings.model.device,
         )
         genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
-        early: list[Happening] = []
         core = Core(
             settings=settings,
             log=event_log,
@@ -301,7 +312,6 @@ def run(settings: Settings) -> int:
             base=base,
             name=settings.learn.name,
             jobs=state / "jobs",
-            tell=early.append,
         )
         series = metrics.LearnMetrics(CollectorRegistry())
         loop = Loop(

@@ -1,0 +1,186 @@
+"""What the learner tells: once, at the time it happened, in the words of the messages; and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from learning_parts import DIM, START, Learning, names, text
+
+from stream_ft import control
+from stream_ft.events import Feedback, LabelCorrection, Prediction, to_json
+from stream_ft.model.heads import Head
+
+Start = Callable[..., Learning]
+
+
+@pytest.fixture
+def learner(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as opened:
+
+        def start(**settings: Any) -> Learning:
+            learning = Learning(tmp_path, files=True, **settings)
+            opened.callback(learning.close)
+            return learning
+
+        yield start
+
+
+def status(learning: Learning) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode((learning.folder / "a.status.json").read_bytes())
+    return found
+
+
+def promote(learning: Learning, base: str) -> None:
+    """An operator's promotion of a base that the fake engine takes."""
+    state = learning.core.state
+    learning.issue(
+        control.Promote,
+        base=learning.registry.put({"base.json": base.encode()}),
+        start_head=learning.registry.put_head(Head.empty(DIM).to_bytes()),
+        parent=state.base,
+        expected_epoch=state.epoch,
+    )
+    learning.step()
+
+
+# --- a restart -----------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_tells_nothing_anew_and_the_status_keeps_what_was_told(learner: Start) -> None:
+    first = learner()
+    first.step(2)
+    promote(first, "better")
+    first.issue(control.Pause)
+    first.step()
+    before = status(first)["happenings"]
+    assert [row["kind"] for row in before] == ["promotion", "note"]
+    first.close()
+
+    again = learner()
+    again.clock.set(START + 1_000)
+    again.step()
+    assert again.happenings == []
+    assert status(again)["happenings"] == before
+    again.issue(control.Resume)
+    again.step()
+    assert [happening.text for happening in again.happenings] == ["resume by operator/test"]
+
+
+def test_what_came_while_it_was_away_is_told_with_the_time_at_which_it_happened(learner: Start) -> None:
+    first = learner()
+    first.step(2)
+    first.issue(control.Pause)
+    came = first.clock.now()
+    first.close()
+
+    again = learner(follow=False)
+    again.clock.set(START + 1_000)
+    again.step()
+    (told,) = again.happenings
+    assert (told.text, told.time) == ("pause by operator/test", came)
+    again.close()
+    assert learner().happenings == []
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_deny_of_what_is_not_active_is_a_note_and_no_rollback(learner: Start) -> None:
+    learning = learner()
+    learning.step(2)
+    learning.issue(control.Deny, sha256="f" * 64, reason="suspect")
+    learning.step()
+    assert learning.said("rollback") == []
+    assert learning.said("note") == ["deny of base ffffffffffff by operator/test: suspect"]
+
+
+def test_a_deny_of_what_is_active_is_a_rollback(learner: Start) -> None:
+    learning = learner()
+    learning.step(2)
+    promote(learning, "worse")
+    learning.issue(control.Deny, sha256=learning.core.state.base, reason="bad")
+    learning.step()
+    assert learning.said("rollback") == ["v2.2.0 -> v0.3.0: bad"]
+
+
+def test_messages_are_called_by_the_names_that_they_have_on_the_log(learner: Start) -> None:
+    learning = learner()
+    learning.step(2)
+    learning.issue(control.TrainNow)
+    learning.issue(control.LabelAdd, label="new")
+    learning.issue(control.LabelAdd, label="new", by="learner/a")
+    learning.step()
+    assert learning.said("note") == [
+        "train_now by operator/test",
+        "label_add by operator/test",
+        "label_add was refused: Only an operator adds a label.",
+    ]
+
+
+# --- what users say ------------------------------------------------------------------------------------------------
+
+
+def say(learning: Learning, number: int, kind: str, label: str | None = None, **more: Any) -> None:
+    """A prediction of ``a`` and feedback of it."""
+    prediction = Prediction(
+        id=f"p{number}", time=START, model="default", version="v0.0.0", base="b", input=text(number), output="a"
+    )
+    correction = None if label is None else LabelCorrection(label=label)
+    said = Feedback(prediction_id=f"p{number}", kind=kind, correction=correction, **more)  # type: ignore[arg-type]
+    learning.publish("predictions", to_json(prediction))
+    learning.publish("feedback", to_json(said))
+
+
+def gauge(learning: Learning, name: str) -> float | None:
+    return learning.loop._series.registry.get_sample_value(name)
+
+
+def test_feedback_makes_the_rate_of_corrections_and_no_accuracy(learner: Start) -> None:
+    learning = learner()
+    for number, (kind, label) in enumerate(
+        [("accept", None), ("accept", None), ("reject", None), ("correct", "b"), ("correct", "a")]
+    ):
+        say(learning, number, kind, label)
+    learning.step(2)
+    assert gauge(learning, "stream_ft_correction_ratio") == 2 / 5
+    assert gauge(learning, "stream_ft_live_accuracy_ratio") == 0
+    told = status(learning)
+    assert (told["correction_ratio"], told["corrections_over"], told["accuracy_over"]) == (2 / 5, 5, 0)
+
+    learning.label(100, 104)
+    learning.step(2)
+    assert status(learning)["accuracy_over"] == 4
+    assert gauge(learning, "stream_ft_correction_ratio") == 2 / 5
+
+
+def test_the_rate_is_of_the_last_answers(learner: Start) -> None:
+    learning = learner()
+    for number in range(10):
+        say(learning, number, "reject")
+    for number in range(10, 310):
+        say(learning, number, "accept")
+    learning.step(3)
+    assert gauge(learning, "stream_ft_correction_ratio") == 0.0
+    assert status(learning)["corrections_over"] == 300
+
+
+def test_ratings_are_a_metric_and_nothing_else(learner: Start) -> None:
+    learning = learner()
+    for number, rating in enumerate([1.0, 4.0, 4.0]):
+        say(learning, number, "rating", rating=rating)
+    say(learning, 3, "rating", rating=100.0, source="model")
+    learning.publish("feedback", to_json(Feedback(prediction_id="later", kind="rating", rating=7.0)))
+    learning.step(2)
+    assert gauge(learning, "stream_ft_rating_mean") == 3.0
+    assert learning.store.count().train == 0
+    assert status(learning)["corrections_over"] == 0
+    prediction = Prediction(id="later", time=START, model="default", version="v", base="b", input="a text", output="a")
+    learning.publish("predictions", to_json(prediction))
+    learning.step(2)
+    assert gauge(learning, "stream_ft_rating_mean") == 4.0
+    assert learning.log.read(names("dlq"), 0, 0, 9) == []
