@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stream_ft.config import Settings, flatten
+from stream_ft.errors import AlreadyRunningError
 from stream_ft.lock import FolderLock
-from stream_ft.parent import SUPERVISED, follow_parent
+from stream_ft.parent import GRACE_S, SUPERVISED, follow_parent
 from stream_ft.wiring.processes import StopSignal
 
 ROLES = ("serve", "learn")
@@ -20,6 +22,8 @@ STOP_S = 20.0
 STEADY_S = 60.0
 """A child that ran this long and then died is started again at once."""
 MOST_RESTARTS = 5
+PREDECESSORS_S = GRACE_S + 2.0
+"""Children of an ``up`` that was killed end in this time."""
 
 
 def run(settings: Settings) -> int:
@@ -34,7 +38,37 @@ def run(settings: Settings) -> int:
     stop.install()
     follow_parent()
     with FolderLock(state / "up.lock", "stream-ft up"):
+        await_predecessors(state, stop.event.wait)
         return _Supervisor(settings, state, stop).run()
+
+
+def await_predecessors(
+    state: Path, wait: Callable[[float], bool], *, monotonic: Callable[[], float] = time.monotonic
+) -> None:
+    """Give processes that an ``up`` before left behind the time to end; who lives on is left to the child's error.
+
+    Args:
+        state: the state folder.
+        wait: lets so many seconds pass; true if this process is to end.
+        monotonic: time.
+    """
+    deadline = monotonic() + PREDECESSORS_S
+    for role in ROLES:
+        told = False
+        while (holder := _holder(state, role)) is not None and monotonic() < deadline:
+            if not told:
+                print(f"stream-ft up: waiting for the end of one before. {holder.message}", file=sys.stderr, flush=True)
+                told = True
+            if wait(0.1):
+                return
+
+
+def _holder(state: Path, role: str) -> AlreadyRunningError | None:
+    try:
+        with FolderLock(state / f"{role}.lock", f"stream-ft {role}"):
+            return None
+    except AlreadyRunningError as error:
+        return error
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -50,6 +50,20 @@ def test_fault_11_a_second_learner_on_a_store_is_refused_while_the_first_lives(t
             assert taken.held
 
 
+def test_fault_11_after_kill_9_of_up_another_starts_at_once(tmp_path: Path) -> None:
+    with House(tmp_path) as house:
+        house.start("up")
+        lock = house.state / "learn.lock"
+        wait_for("the learner holds its lock", lambda: lock.exists() and lock.read_text().strip())
+        left = int(lock.read_text())
+        house.kill("up")  # while the learner loads its model, and heeds no signal
+        house.start("up")
+        house.ready("learn")
+        house.ready("serve")
+        assert int(lock.read_text()) != left
+        assert house.stop("up") == 143
+
+
 # --- fault 12 and 29 -----------------------------------------------------------------------------------------------
 
 

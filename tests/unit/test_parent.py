@@ -16,14 +16,14 @@ CHILD = (
 )
 
 
-def start(supervised: bool) -> subprocess.Popen[bytes]:
+def start(supervised: bool, child: str = CHILD) -> subprocess.Popen[bytes]:
     environment = os.environ | ({SUPERVISED: "1"} if supervised else {SUPERVISED: ""})
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    process = subprocess.Popen(
+        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"up\n"
-    return child
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    return process
 
 
 def test_a_supervised_child_ends_with_its_parents_pipe() -> None:
@@ -31,6 +31,15 @@ def test_a_supervised_child_ends_with_its_parents_pipe() -> None:
         assert child.stdin is not None
         child.stdin.close()
         assert child.wait(20) == -signal.SIGTERM
+
+
+def test_one_that_cannot_end_is_killed_after_a_grace() -> None:
+    busy = CHILD.replace("import time;", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);")
+    busy = busy.replace("follow_parent();", "import stream_ft.parent as p; p.GRACE_S = 0.1; follow_parent();")
+    with start(supervised=True, child=busy) as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(20) == -signal.SIGKILL
 
 
 def test_a_child_that_nobody_supervises_ignores_its_standard_input() -> None:
