@@ -158,6 +158,8 @@ class GateSettings(Section):
     """Largest drop of one class's recall, where the class has enough examples to tell."""
     class_support: int = Field(default=10, ge=1)
     """Examples of a class needed for the floor."""
+    source_support: int = Field(default=30, ge=1)
+    """Examples of a source needed to ask whether the others would be worse off without it."""
 
 
 class DriftSettings(Section):

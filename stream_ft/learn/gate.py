@@ -1,8 +1,9 @@
 """The gate: paired scores of champion and candidate on the same examples, and a verdict with every number used.
 
 Non-inferiority, not superiority: a candidate that learned something rare must not wait until it is visibly better on
-what is common. It passes when the one-sided lower bound of its mean difference exceeds minus the margin, and when no
-class pays for it.
+what is common. It passes when the one-sided lower bound of its mean difference exceeds minus the margin, when no class
+pays for it, and when no single source bought it: without the examples of any one source that brought many, the others
+must not be worse off. A broken import looks like a change of meaning in its own examples; the others' tell them apart.
 
 For scores in [0, 1] the bound is Bonett and Price's adjusted Wald bound for paired proportions (2012, "Adjusted Wald
 confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37): one
@@ -54,6 +55,20 @@ class Verdict(Struct, frozen=True, kw_only=True):
     worst_class_drop: float = 0.0
     class_floor: float = 0.0
     class_support: int = 0
+    worst_without: str = ""
+    """The source without whose examples the candidate does worst; empty if all came from one."""
+    worst_without_n: int = 0
+    """Examples of all the others."""
+    worst_without_difference: float = 0.0
+    """Candidate minus champion on those."""
+    source_support: int = 0
+
+
+class _Rest(Struct, frozen=True):
+    without: str
+    n: int
+    difference: float
+    significant: bool
 
 
 class _Fall(Struct, frozen=True):
@@ -74,6 +89,8 @@ def judge(
     class_support: int,
     min_examples: int,
     scale: Scale = "accuracy",
+    sources: Sequence[str] = (),
+    source_support: int = 30,
 ) -> Verdict:
     """Compare two versions on the same examples. Pure.
 
@@ -87,6 +104,9 @@ def judge(
         class_support: examples of a class needed for the floor.
         min_examples: fewer decide nothing: refused.
         scale: of the scores.
+        sources: ``[n]`` who said what is right; empty where nobody knows.
+        source_support: a source with so many examples is left out in turn, if the others have as many. Refused if the
+            others lose more than the margin, and by more than chance: a sign test, at ``confidence``.
     """
     n = len(champion)
 
@@ -101,10 +121,11 @@ def judge(
             min_examples=min_examples,
             class_floor=class_floor,
             class_support=class_support,
+            source_support=source_support,
             **numbers,  # type: ignore[arg-type]
         )
 
-    if len(candidate) != n or (classes is not None and len(classes) != n):
+    if len(candidate) != n or (classes is not None and len(classes) != n) or len(sources) not in (0, n):
         return verdict(False, "The scores of champion and candidate are not of the same examples.")
     if n < max(1, min_examples):
         return verdict(False, f"Only {n} examples to judge by; {min_examples} are needed.")
@@ -125,6 +146,13 @@ def judge(
         "better": sum(d > 0 for d in differences),
         "worse": sum(d < 0 for d in differences),
     }
+    rest = _without_one(differences, sources, margin, source_support, confidence)
+    if rest is not None:
+        numbers |= {
+            "worst_without": rest.without,
+            "worst_without_n": rest.n,
+            "worst_without_difference": rest.difference,
+        }
     if fall is not None and fall.drop > 0:
         numbers |= {"worst_class": fall.name, "worst_class_n": fall.n, "worst_class_drop": fall.drop}
 
@@ -133,7 +161,14 @@ def judge(
     )
     if bound <= -margin:
         return verdict(
-            False, f"Not shown to be as good: {compared}; {_shown(-margin, scale)} would have been allowed.", **numbers
+            False, f"Not shown to be as good: {compared}; more than {_shown(-margin, scale)} is needed.", **numbers
+        )
+    if rest is not None and rest.significant:
+        return verdict(
+            False,
+            f"Only the examples of {rest.without!r} speak for it: {_shown(rest.difference, scale)} on the {rest.n} of"
+            f" all others. Overall: {compared}.",
+            **numbers,
         )
     if fall is not None and fall.significant:
         return verdict(
@@ -193,6 +228,21 @@ def _worst(
         if n >= max(1, support)
     ]
     return max(falls, key=lambda fall: (fall.significant, fall.drop), default=None)
+
+
+def _without_one(
+    differences: Sequence[float], sources: Sequence[str], margin: float, support: int, confidence: float
+) -> _Rest | None:
+    """The source whose absence leaves the candidate worst off; one where the loss is significant before any other."""
+    rests = []
+    for name, count in sorted(Counter(sources).items()):
+        others = [d for d, source in zip(differences, sources, strict=True) if source != name]
+        if min(count, len(others)) < max(1, support):
+            continue
+        mean = math.fsum(others) / len(others)
+        lost, gained = sum(d < 0 for d in others), sum(d > 0 for d in others)
+        rests.append(_Rest(name, len(others), mean, mean < -margin and _sign_test(lost, gained) <= 1 - confidence))
+    return max(rests, key=lambda rest: (rest.significant, -rest.difference), default=None)
 
 
 def _sign_test(lost: int, gained: int) -> float:

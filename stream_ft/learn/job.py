@@ -66,3 +66,5 @@ class Result(Struct, frozen=True, kw_only=True):
     scores_candidate: list[float] = []
     classes: list[str] | None = None
     """The right class of each evaluation example; ``None`` where there are no classes."""
+    sources: list[str] = []
+    """Who said what is right of each evaluation example."""

@@ -141,6 +141,7 @@ class GatePolicy:
     class_floor: float
     class_support: int
     min_examples: int
+    source_support: int = 30
 
 
 class Learner:
@@ -279,6 +280,8 @@ class Learner:
             class_support=self._gate.class_support,
             min_examples=self._gate.min_examples,
             scale=self._scale,
+            sources=fact.result.sources,
+            source_support=self._gate.source_support,
         )
         self.verdict = verdict
         if not verdict.accepted:

@@ -102,6 +102,7 @@ def _head_round(folder: Path, job: Job, train: list[Example], evaluate: list[Exa
         scores_champion=correct(read_head(job.champion_head), embeddings, classes),
         scores_candidate=correct(Head.from_bytes(data), embeddings, classes),
         classes=classes,
+        sources=[example.source for example in judged],
     )
 
 

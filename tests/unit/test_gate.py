@@ -77,7 +77,7 @@ def test_a_worse_candidate_is_refused_and_told_why() -> None:
     verdict = verdict_of(*paired(300, 2, 25))
     assert not verdict.accepted
     assert "-7.7 points on 300 examples" in verdict.reason
-    assert "-2.0 points would have been allowed" in verdict.reason
+    assert "more than -2.0 points is needed" in verdict.reason
 
 
 def test_equal_but_uncertain_is_refused_and_passes_with_more_examples() -> None:
@@ -166,6 +166,48 @@ def test_mode_collapse_is_refused_though_the_mean_gains() -> None:
     verdict = verdict_of(champion, candidate, classes, margin=0.05)
     assert not verdict.accepted
     assert verdict.worst_class == "spam"
+
+
+def _judged(champion: list[float], candidate: list[float], sources: list[str], **more: int) -> Verdict:
+    return judge(
+        champion,
+        candidate,
+        None,
+        margin=0.02,
+        confidence=0.95,
+        class_floor=0.2,
+        class_support=10,
+        min_examples=200,
+        sources=sources,
+        **more,
+    )
+
+
+def test_one_source_cannot_buy_a_version_that_is_worse_for_the_others() -> None:
+    theirs, ours = paired(150, 0, 8), paired(100, 60, 0)
+    champion, candidate = theirs[0] + ours[0], theirs[1] + ours[1]
+    sources = ["shop"] * 100 + [f"customer-{i}" for i in range(50)] + ["import"] * 100
+    verdict = _judged(champion, candidate, sources)
+    assert not verdict.accepted
+    assert verdict.lower_bound is not None
+    assert verdict.lower_bound > 0, "by the mean alone it would have passed"
+    assert (verdict.worst_without, verdict.worst_without_n) == ("import", 150)
+    assert verdict.worst_without_difference == pytest.approx(-8 / 150)
+    assert "'import'" in verdict.reason
+    assert _judged(champion, candidate, ["one"] * 250).accepted
+    assert _judged(champion, candidate, sources, source_support=101).accepted
+
+
+def test_a_change_that_all_sources_see_passes() -> None:
+    champion, candidate = paired(250, 60, 3)
+    assert _judged(champion, candidate, [("import", "shop", "office")[i % 3] for i in range(250)]).accepted
+
+
+def test_a_loss_of_the_others_that_may_be_chance_does_not_refuse() -> None:
+    theirs, ours = paired(100, 0, 4), paired(100, 60, 0)
+    verdict = _judged(theirs[0] + ours[0], theirs[1] + ours[1], ["shop"] * 100 + ["import"] * 100)
+    assert verdict.accepted
+    assert verdict.worst_without_difference == pytest.approx(-0.04)
 
 
 def test_losses_are_compared_in_nats_without_a_floor() -> None:

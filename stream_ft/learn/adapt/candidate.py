@@ -77,6 +77,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         scores_champion=scores_champion,
         scores_candidate=task.score(engine, Head.from_bytes(data), asked, evaluate),
         classes=task.classes(evaluate),
+        sources=[example.source for example in evaluate],
     )
 
 
