@@ -130,6 +130,8 @@ class Memory(Struct, kw_only=True):
     """How many quarantines of the control log have been carried out."""
     labels: int = 0
     train_now: int = 0
+    drift_at: int | None = None
+    """Store sequence number at the last alarm that no encoder round has answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +184,9 @@ class Learner:
         self._holdout = 0
         self._running = False
         self._started = Memory()
-        self._drift_at: int | None = None
         self._ended: float | None = None
         self._failures = 0
+        self._died = 0
         self._costs: deque[tuple[float, float]] = deque()
 
     @property
@@ -217,6 +219,8 @@ class Learner:
         """The driver could not start the round that :class:`StartRound` asked for."""
         self._running = False
         self._ended = now
+        if self._state is not None:  # a command is carried out once; left standing, it would override the interval
+            self.memory.train_now = self._state.train_now
         self.decision = schedule.Decision(start=False, kind="", reason=reason, next_s=self._policy.interval_s)
 
     def _learned(self, fact: Learned) -> list[Effect]:
@@ -228,7 +232,7 @@ class Learner:
                 continue  # a late label scores a model that has been replaced
             if (alarm := self._detector.update(float(wrong))) is not None:
                 self.alarms += 1
-                self._drift_at = self._max_seq
+                self.memory.drift_at = self._max_seq
                 effects.append(DriftAlarm(alarm=alarm))
         return effects
 
@@ -259,11 +263,15 @@ class Learner:
 
     def _round_ended(self, fact: RoundEnded, now: float) -> list[Effect]:
         self._running = False
-        # Remembered at the end, not at the start: a learner that is killed meanwhile starts the round again.
-        if self._started.adapt_upto > self.memory.adapt_upto:
-            self._drift_at = None
-        self.memory.adapt_upto = self._started.adapt_upto
-        self.memory.tried_upto = self._started.tried_upto
+        # Remembered at the end, not at the start: a learner that is killed meanwhile starts the round again. So does one
+        # whose round died, after the interval; an encoder round that died twice must not keep heads from being refitted.
+        self._died = self._died + 1 if fact.result is None else 0
+        if self._died != 1:
+            if self._started.adapt_upto > self.memory.adapt_upto:
+                self.memory.drift_at = None
+            self.memory.adapt_upto = self._started.adapt_upto
+        if fact.result is not None:
+            self.memory.tried_upto = self._started.tried_upto
         self.memory.train_now = self._started.train_now
         self._ended = now
         self._costs.append((now, fact.cpu_s))
@@ -308,8 +316,8 @@ class Learner:
                 since_last_round_s=None if self._ended is None else now - self._ended,
                 total_examples=self._train,
                 examples_since_adapt=self._max_seq - self.memory.adapt_upto,
-                drift_pending=self._drift_at is not None,
-                examples_since_drift=0 if self._drift_at is None else self._max_seq - self._drift_at,
+                drift_pending=self.memory.drift_at is not None,
+                examples_since_drift=0 if self.memory.drift_at is None else self._max_seq - self.memory.drift_at,
                 train_now=commanded,
                 paused=self._state.paused,
                 pinned=self._state.pinned,

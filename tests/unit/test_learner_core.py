@@ -431,3 +431,44 @@ def test_a_late_label_of_another_base_says_nothing_of_this_one() -> None:
     late = Learned(errors=[True, False], versions=["v2.2.0", "v0.1.0"], max_seq=2, train=2, holdout=0)
     core.step([late], 1.0)
     assert found.errors == [0.0]
+
+
+# --- rounds that died ----------------------------------------------------------------------------------------------
+
+
+def test_a_round_that_died_starts_again_without_news() -> None:
+    core = learner(adapt_first=10_000, adapt_every=10_000)
+    assert StartRound in kinds(core.step([controlled(), learned(900)], 0.0))
+    assert kinds(core.step([FAILED], 10.0)) == [Refuse]
+    assert StartRound in kinds(core.step([], 10_000.0))
+
+
+def test_an_encoder_round_that_died_is_tried_again_once_and_its_alarm_stays() -> None:
+    core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=0)
+    (_, started) = core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
+    assert isinstance(started, StartRound)
+    assert started.kind == "adapt"
+    core.step([FAILED], 10.0)
+    assert core.memory.drift_at == 900
+    (again,) = core.step([], 10_000.0)
+    assert isinstance(again, StartRound)
+    assert again.kind == "adapt"
+    core.step([FAILED], 10_010.0)
+    (head,) = core.step([], 20_000.0)
+    assert isinstance(head, StartRound)
+    assert head.kind == "head", "an encoder that cannot be trained must not keep heads from being refitted"
+
+
+def test_an_alarm_outlives_a_restart() -> None:
+    core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+    core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
+    again = learner(adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+    again.restore(core.snapshot())
+    assert again.memory.drift_at == 900
+
+
+def test_a_command_that_cannot_be_carried_out_is_not_asked_for_at_every_step() -> None:
+    core = learner(interval_s=5.0, adapt_first=10_000, adapt_every=10_000)
+    assert StartRound in kinds(core.step([controlled(train_now=1), learned(900)], 0.0))
+    core.not_started("Too few.", 0.0)
+    assert core.step([], 1.0) == []
