@@ -20,6 +20,8 @@ LEAST_ROWS = 800
 MOST_TEST = 600
 STREAM_SHARE = 0.75
 """Of a user's file, without its final test; the rest is what comes after."""
+LATER = 6_000
+"""Messages of the shop for the talk: ten minutes of them."""
 IMPORTED = 700
 """Spoiled labels that the broken import publishes."""
 
@@ -32,6 +34,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         stream: messages in their order.
         test: asked at the end, never labelled.
         more: what goes on arriving when the stream is over; after that it comes again, and no longer counts.
+        later: what arrives during the talk at the end; empty if nothing new is left.
         imported: labelled events of the broken import.
         freeze_after: labels after which the frozen copy is taken.
         min_evaluation: examples that the gate asks for.
@@ -44,6 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     test: list[Row]
     more: list[Row]
     imported: list[dict[str, Any]]
+    later: list[Row] = []
     freeze_after: int = 1_000
     min_evaluation: int = 200
     seed: int = 0
@@ -69,17 +73,27 @@ def of_shop(limit: int | None = None) -> Plan:
         test=shop.committed("test"),
         more=list(more),
         imported=spoiled(last, IMPORTED, seed=1),
+        later=list(shop.generate(shop.SEED + 2, rows=LATER, phase_1=0, test=0).stream),
     )
 
 
-def of_file(path: Path) -> Plan:
+def of_file(path: Path, *, text_column: str | None = None, label_column: str | None = None) -> Plan:
     """The user's own messages, in their order; some are set aside for the final test.
+
+    Args:
+        path: CSV, TSV or JSON lines.
+        text_column, label_column: guessed if not given.
 
     Raises:
         ConfigError: the file cannot be read, or has too few rows.
     """
-    guess = guess_columns(path)
-    found = read_rows(path, text_column=guess.text_column, label_column=guess.label_column)
+    if text_column is not None and label_column is not None:
+        why = f"Texts are read from column {text_column!r}, labels from column {label_column!r}."
+    else:
+        guess = guess_columns(path)
+        text_column, label_column = text_column or guess.text_column, label_column or guess.label_column
+        why = guess.why
+    found = read_rows(path, text_column=text_column, label_column=label_column)
     rows = [Row(text=row.text, label=row.label, phase="") for row in found if row.text.strip() and row.label.strip()]
     if len(rows) < LEAST_ROWS:
         raise ConfigError(
@@ -108,5 +122,5 @@ def of_file(path: Path) -> Plan:
         imported=spoiled(stream, IMPORTED, seed=1),
         freeze_after=len(stream) // 3 if short else 1_000,
         min_evaluation=100 if short else 200,
-        told=f"{guess.why}{order} {len(aside)} rows are set aside for the final test.",
+        told=f"{why}{order} {len(aside)} rows are set aside for the final test.",
     )

@@ -75,6 +75,11 @@ class Play:
         self._frozen: list[str] = []
         self._softmax: list[str] = []
         self._frozen_from: int | None = None
+        self.imported_at = self.rolled_back_at = float("inf")
+
+    def import_verdicts(self) -> list[str]:
+        """What became of the rounds that began with the whole import in the store and before the rollback."""
+        return verdicts(self.happenings, self.imported_at, self.rolled_back_at)
 
     async def run(self) -> Seen:
         """Play it to the end of the final test."""
@@ -224,17 +229,15 @@ class Play:
             self._keep_coming(120)
             await asyncio.sleep(0.2)
         good = [str(row["version"]) for row in await self.client.versions()]
-        imported = time.time()
-        self.say(f"A broken import publishes {len(self.plan.imported)} labels: two messages a line, labels shuffled.")
+        self.say(f"A broken import publishes {len(self.plan.imported)} labels, each with the name of another desk.")
         for start in range(0, len(self.plan.imported), 100):
             await self.client.labels(self.plan.imported[start : start + 100])
-            await asyncio.sleep(0.1)
+        self.imported_at = time.time()
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and not any(
-            what.kind == "refusal" and what.time > imported for what in self.happenings
-        ):
+        while time.monotonic() < deadline and "refusal" not in self.import_verdicts():
             self._keep_coming(120)
             await asyncio.sleep(0.2)
+        self.rolled_back_at = time.time()
         await self._roll_back(good)
         self._keep_coming(AFTERWARDS)
 
@@ -280,6 +283,19 @@ class Play:
 
         await asyncio.gather(*(worker() for _ in range(4)))
         return answers
+
+
+def verdicts(happenings: Sequence[Happening], since: float, until: float) -> list[str]:
+    """Kinds, ``promotion``, ``refusal`` or ``failure``, of the outcomes of the rounds that began between two times."""
+    found = []
+    mine = False
+    for what in happenings:
+        if what.kind == "round":
+            mine = since <= what.time <= until
+        elif mine and what.kind in ("promotion", "refusal", "failure"):
+            found.append(what.kind)
+            mine = False
+    return found
 
 
 def rollback_target(versions: Sequence[dict[str, Any]], good: Sequence[str]) -> str:

@@ -19,8 +19,8 @@ from stream_ft.errors import StreamFTError
 TURN_S = 90.0
 """A new version is waited for this long."""
 POLL_S = 0.5
-RATE = 10.0
-LOT = 50
+RATE = 12.0
+LOT = 60
 
 ReadLine = Callable[[], Awaitable[str]]
 
@@ -95,7 +95,11 @@ async def _turn(console: Console, system: Commands, client: Client, text: str, r
         await asyncio.to_thread(system.control, "train-now")
     except StreamFTError as error:
         console.print(str(error), highlight=False)
-    console.print("Taken. The learner is told to train now; the gate still judges ...", highlight=False)
+    console.print(
+        "Taken. The learner is told to train now. The newest messages are kept to judge by, so yours trains once some"
+        " newer ones have come ...",
+        highlight=False,
+    )
     begun = time.monotonic()
     while time.monotonic() - begun < TURN_S:
         await asyncio.sleep(POLL_S)
@@ -112,6 +116,11 @@ async def _turn(console: Console, system: Commands, client: Client, text: str, r
                 f"After {time.monotonic() - begun:.0f} s, {again.version} says {again.label} ({again.score:.0%}).",
                 highlight=False,
             )
+            if again.label != label:
+                console.print(
+                    "It has learned from your correction, as one example among many. Say it again in other words.",
+                    highlight=False,
+                )
             return
     status = (await client.status()).get("learn") or {}
     why = (status.get("next_round") or {}).get("reason") or "no version that has it went live yet"
@@ -119,7 +128,8 @@ async def _turn(console: Console, system: Commands, client: Client, text: str, r
 
 
 async def _background(client: Client, plan: Plan) -> None:
-    rows = itertools.cycle(plan.more)
+    """New messages, of which some are always withheld to judge by: only newer ones set a correction free to train."""
+    rows = itertools.chain(plan.later, itertools.cycle(plan.more))
     for seed in itertools.count(1):
         lot = list(itertools.islice(rows, LOT))
         await Traffic(client, lot, rate=RATE, seed=plan.seed + seed, name=f"later-{seed}").run()

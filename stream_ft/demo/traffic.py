@@ -109,10 +109,11 @@ class Traffic:
 
 
 def spoiled(rows: Sequence[Row], count: int, seed: int) -> list[dict[str, Any]]:
-    """A broken import: two messages of one label run together in each line, and the column of labels shuffled.
+    """A broken import: two messages of one label run together in each line, under the label that comes next.
 
-    It takes the four most frequent labels. Shuffled over all labels, its errors would thin out so far that a head
-    fitted by least squares hardly minds them, and there would be nothing to refuse.
+    It takes the four most frequent labels and mistakes each for the next, as an import with a shifted table of codes
+    would. Spread over all labels, its errors would thin out so far that a head fitted by least squares hardly minds
+    them, and there would be nothing to refuse.
 
     Returns:
         Labelled events of the source ``bulk-import``.
@@ -122,10 +123,11 @@ def spoiled(rows: Sequence[Row], count: int, seed: int) -> list[dict[str, Any]]:
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
     frequent = sorted(by_label.values(), key=len, reverse=True)[:4]
-    pairs = [random_.choices(frequent[i % len(frequent)], k=2) for i in range(count)]
-    labels = [first.label for first, _ in pairs]
-    random_.shuffle(labels)
-    return [
-        {"id": f"import-{i}", "input": f"{first.text} {second.text}", "label": label, "source": "bulk-import"}
-        for i, ((first, second), label) in enumerate(zip(pairs, labels, strict=True))
-    ]
+    events = []
+    for i in range(count):
+        first, second = random_.choices(frequent[i % len(frequent)], k=2)
+        label = frequent[(i + 1) % len(frequent)][0].label
+        events.append(
+            {"id": f"import-{i}", "input": f"{first.text} {second.text}", "label": label, "source": "bulk-import"}
+        )
+    return events
