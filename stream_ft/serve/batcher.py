@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -22,6 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("stream_ft.serve.batcher")
+
+PACE = 0.5
+"""Weight of the newest batch in the smoothed cost of an input."""
 
 
 class QueueFullError(StreamFTError):
@@ -73,6 +77,8 @@ class Batcher(Generic[T]):
             another without a flip between them).
         queue: most inputs that wait; a request larger than this is admitted only when nothing waits.
         deadline_s: seconds after which a request is given up.
+        max_wait_s: a request that would probably wait longer than this is refused at once, so that latency stays bounded
+            and an overload ends with its cause; one that finds nothing waiting is always admitted.
         on_batch: called with the inputs in each forward.
         on_queue: called with the inputs that wait, whenever that changes.
     """
@@ -84,6 +90,7 @@ class Batcher(Generic[T]):
         max_batch: int = 32,
         queue: int = 256,
         deadline_s: float = 10.0,
+        max_wait_s: float = math.inf,
         on_batch: Callable[[int], None] = lambda size: None,
         on_queue: Callable[[int], None] = lambda size: None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -92,6 +99,8 @@ class Batcher(Generic[T]):
         self._max_batch = max_batch
         self._limit = queue
         self._deadline_s = deadline_s
+        self._max_wait_s = max_wait_s
+        self._pace_s = 0.0
         self._on_batch = on_batch
         self._on_queue = on_queue
         self._monotonic = monotonic
@@ -142,6 +151,11 @@ class Batcher(Generic[T]):
             if self._waiting and self._waiting + len(texts) > self._limit:
                 raise QueueFullError(
                     f"{self._waiting} inputs wait already; at most {self._limit} may.", "Try again in a second."
+                )
+            if self._waiting and self._waiting * self._pace_s > self._max_wait_s:
+                raise QueueFullError(
+                    f"{self._waiting} inputs wait already: about {self._waiting * self._pace_s:.1f} s of work.",
+                    "Try again in a second.",
                 )
             self._requests.append(request)
             self._waiting += len(texts)
@@ -209,7 +223,9 @@ class Batcher(Generic[T]):
             for start in range(0, len(texts), self._max_batch):
                 chunk = texts[start : start + self._max_batch]
                 self._on_batch(len(chunk))
+                begun = self._monotonic()
                 answers.extend(self._forward(chunk))
+                self._paced((self._monotonic() - begun) / len(chunk))
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
             self._fail(batch, error)
             return
@@ -217,6 +233,10 @@ class Batcher(Generic[T]):
         for request in batch:
             request.resolve(answers[start : start + len(request.texts)])
             start += len(request.texts)
+
+    def _paced(self, seconds: float) -> None:
+        """Seconds of work an input brings, smoothed over the last few batches."""
+        self._pace_s += (seconds - self._pace_s) * (PACE if self._pace_s else 1.0)
 
     def _fail(self, batch: list[_Request[T]], error: Exception) -> None:
         if len(batch) > 1:  # find the request that breaks the forward, so that the others are answered

@@ -124,6 +124,7 @@ class Service:
             max_batch=settings.serve.max_batch,
             queue=settings.serve.queue,
             deadline_s=settings.serve.deadline_s,
+            max_wait_s=settings.serve.max_wait_s,
             on_batch=series.batch.observe,
             on_queue=series.queue.set,
         )

@@ -231,3 +231,20 @@ def test_sizes_are_reported() -> None:
     batcher.close()
     assert sizes == [2, 1]
     assert queue == [3, 0]
+
+
+def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_is_empty(make: Any) -> None:
+    seconds = iter([0.0, 0.0, 0.0] + [3.0] * 100)  # admitted, taken and begun at 0: the forward takes 3 s by this clock
+    batcher, gate = make(max_wait_s=5.0, monotonic=lambda: next(seconds), deadline_s=60.0)
+
+    async def scene() -> None:
+        assert await batcher.submit(["slow"]) == ["SLOW"]
+        first = await busy(batcher, gate)
+        second = asyncio.create_task(batcher.submit(["second", "third"]))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="6.0 s of work"):
+            await batcher.submit(["late"])
+        gate.open.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(scene())
