@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -374,14 +375,19 @@ class Follower:
     def _forget_old(self) -> None:
         while len(self._prepared) > self._keep:
             base, _ = self._prepared.popitem(last=False)
-            self._batcher.between(partial(self._slots.forget, base))
+            self._drop(base)
 
     def _discard(self, base: str) -> None:
         """A base that failed is read and verified anew at the next attempt."""
         current = self._slots.current
         if base in self._prepared and (current is None or current.base != base):
             del self._prepared[base]
-            self._batcher.between(partial(self._slots.forget, base))
+            self._drop(base)
+
+    def _drop(self, base: str) -> None:
+        """Waits for it: a base that is prepared again right after must not be what is dropped."""
+        with suppress(CancelledError):  # the process is ending
+            self._batcher.between(partial(self._slots.forget, base)).result()
 
     def _report(self, wanted: Listed, failure: Failure | None) -> None:
         current = self._slots.current
