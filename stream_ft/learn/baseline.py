@@ -11,14 +11,16 @@ Floats = npt.NDArray[np.float32]
 class OnlineSoftmax:
     """Multinomial logistic regression by stochastic gradient descent; a label seen for the first time gets a zero row.
 
+    Without a bias: a step of one would follow the labels' order of arrival, which costs several points.
+
     Args:
         dim: width of an embedding; it is scaled to length 1, so that the rate means the same under any encoder.
         learning_rate: of each step.
     """
 
-    def __init__(self, dim: int, learning_rate: float = 8.0) -> None:
+    def __init__(self, dim: int, learning_rate: float = 2.0) -> None:
         self._rate = np.float32(learning_rate)
-        self._weight: Floats = np.zeros((8, dim + 1), np.float32)  # the last column is the bias
+        self._weight: Floats = np.zeros((8, dim), np.float32)
         self._index: dict[str, int] = {}
         self._labels: list[str] = []
 
@@ -55,5 +57,4 @@ class OnlineSoftmax:
 
 def _scaled(embedding: npt.NDArray[np.floating]) -> Floats:
     x = embedding.astype(np.float32)
-    norm = max(float(np.linalg.norm(x)), 1e-12)
-    return np.append(x / np.float32(norm), np.float32(1))
+    return x / np.float32(max(float(np.linalg.norm(x)), 1e-12))

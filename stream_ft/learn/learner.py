@@ -263,8 +263,8 @@ class Learner:
 
     def _round_ended(self, fact: RoundEnded, now: float) -> list[Effect]:
         self._running = False
-        # Remembered at the end, not at the start: a learner that is killed meanwhile starts the round again. So does one
-        # whose round died, after the interval; an encoder round that died twice must not keep heads from being refitted.
+        # Remembered at the end, not at the start: a learner that is killed meanwhile starts the round again. So does
+        # one whose round died, after the interval; an encoder round that died twice must not hold up the heads.
         self._died = self._died + 1 if fact.result is None else 0
         if self._died != 1:
             if self._started.adapt_upto > self.memory.adapt_upto:
