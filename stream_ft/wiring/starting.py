@@ -12,6 +12,7 @@ from stream_ft.learn.job import Job
 from stream_ft.model.base import BaseFolder
 from stream_ft.release.fold import State
 from stream_ft.release.registry import Registry
+from stream_ft.replay.neardup import NearDuplicates, normalise
 from stream_ft.replay.store import Store
 
 EMBED = 256
@@ -67,6 +68,7 @@ def plan(
     )
     if isinstance(split, evaluate.TooFew):
         return split
+    split = apart(split, champion.examples_upto)
     state, chosen = champion.state, settings.round
     adapting = kind == "adapt" and chosen.method != "head"
     if not adapting:
@@ -102,6 +104,26 @@ def plan(
         epoch=state.epoch,
     )
     return Planned(job=job, split=split)
+
+
+def apart(split: evaluate.Split, champion_upto: int) -> evaluate.Split:
+    """Without the training examples that are nearly the same as one that is withheld: they wait for the next round.
+
+    Only what is new can be: what the champion was trained on was on its side before the withheld ones came, and the
+    store keeps the holdout apart.
+    """
+    withheld = NearDuplicates()
+    for example in split.evaluate:
+        if not example.holdout:
+            withheld.add(example.id, normalise(example.input))
+    train = [
+        example
+        for example in split.train
+        if example.seq <= champion_upto or not withheld.near(normalise(example.input))
+    ]
+    if not train:
+        return split
+    return evaluate.Split(train=train, evaluate=split.evaluate, examples_upto=split.examples_upto)
 
 
 def _refreshed(store: Store, example: Example) -> Example:
