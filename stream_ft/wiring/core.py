@@ -99,6 +99,10 @@ class Core:
         self.state: State = INITIAL
         self.head = Head.empty(engine.dim)
         self.dossier = dossier.Dossier()
+        self.in_force: State = INITIAL
+        """The latest folded state whose version is loaded here: whose answers and embeddings these are."""
+        self.unloaded = ""
+        """Why the wanted version is not the one in force; empty if it is."""
         self.round: RoundProcess | None = None
         self.learner = Learner(
             name=name,
@@ -136,7 +140,12 @@ class Core:
         failpoints.hit("ingest.after_poll")
         parsed: list[Event | Reject] = [parse(record, now=now) for record in records]
         items = answered(
-            records, parsed, embed=self._embed, head=self.head, version=self.state.version, base=self.state.base
+            records,
+            parsed,
+            embed=self._embed,
+            head=self.head,
+            version=self.in_force.version,
+            base=self.in_force.base,
         )
         applied = self.store.apply(items, now=now)
         self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
@@ -156,6 +165,8 @@ class Core:
 
     def embed_missing(self, limit: int) -> int:
         """Embed up to ``limit`` retained examples that have no embedding of the active base; how many it did."""
+        if self.unloaded:
+            return 0
         rows = self.store.missing_embeddings(self.state.base, limit)
         if rows:
             embeddings = self._embed([row.input for row in rows])
@@ -184,6 +195,8 @@ class Core:
         if folded:
             if (self.state.base, self.state.start_head) != (before.base, before.start_head):
                 self._put_into_force(now)
+            elif not self.unloaded:
+                self.in_force = self.state
             self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
         return folded
 
@@ -250,9 +263,13 @@ class Core:
             self.engine.prepare(self.state.base, self.registry.get(self.state.base))
         except ArtifactError as error:
             # The learner goes on with what it has: examples are still stored, and serving judges for itself.
-            self._say("failure", f"{self.state.version} cannot be loaded by the learner ({error.step}): {error}", now)
+            why = f"{self.state.version} cannot be loaded by the learner ({error.step}): {error}"
+            if why != self.unloaded:
+                self._say("failure", why, now)
+            self.unloaded = why
             return
         self.engine.activate(self.state.base)
+        self.in_force, self.unloaded = self.state, ""
         self.head = head
         self.dossier = dossier.read(data)
         if self._pending is not None and self._pending[0] == self.state.base:
@@ -320,6 +337,11 @@ class Core:
 
     def _start(self, effect: StartRound, now: float) -> None:
         settings = self.settings.round
+        if self.unloaded:
+            self._put_into_force(now)
+        if self.unloaded:
+            self.learner.not_started(self.unloaded, now)
+            return
         planned = starting.plan(
             effect.kind,
             starting.Champion(

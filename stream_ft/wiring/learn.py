@@ -151,6 +151,8 @@ class Loop:
         """Whether consumption progresses, and if not, why."""
         if self.halted:
             return False, self.halted
+        if self.core.unloaded:
+            return False, self.core.unloaded
         still = self._clock.monotonic() - self._progress
         return (False, f"The loop has stood still for {still:.0f} s.") if still > 30 else (True, "")
 
