@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from datetime import datetime
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from stream_ft.events import (
     SpanCorrection,
     TextCorrection,
 )
+from stream_ft.ingest.texts import blank, half_pair
 from stream_ft.ports import Headers, Record
 from stream_ft.topics import kind_of
 
@@ -104,7 +104,8 @@ def _decode(value: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _Refused("invalid_json", "The JSON is nested too deeply.", "decode") from None
     except msgspec.MsgspecError as error:
-        raise _Refused("invalid_json", _plain(str(error)), "decode") from None
+        detail = "It has half of a surrogate pair, which is no character." if half_pair(value) else _plain(str(error))
+        raise _Refused("invalid_json", detail, "decode") from None
     if not isinstance(body, dict):
         raise _Refused("not_an_object", "An event is a JSON object.", "decode")
     return body
@@ -238,7 +239,7 @@ def _check(event: Event, appended_at: float) -> Event:
         value = getattr(event, name, None)
         if isinstance(value, str) and "\x00" in value:
             raise _Refused("invalid_field", f"{name} has a NUL character.")
-    if not isinstance(event, Feedback) and _blank(event.input):
+    if not isinstance(event, Feedback) and blank(event.input):
         raise _Refused("empty_text", "input has no visible character.")
     if isinstance(event, Prediction):
         _check_embedding(event.embedding)
@@ -264,12 +265,12 @@ def _check_feedback(event: Feedback) -> None:
 
 def _check_correction(correction: Correction, text: str | None) -> None:
     if isinstance(correction, LabelCorrection):
-        if _blank(correction.label):
+        if blank(correction.label):
             raise _Refused("empty_text", "The label has no visible character.")
         if "\x00" in correction.label:
             raise _Refused("invalid_field", "The label has a NUL character.")
     elif isinstance(correction, TextCorrection):
-        if _blank(correction.text):
+        if blank(correction.text):
             raise _Refused("empty_text", "The corrected text has no visible character.")
     elif (reject := check_span(correction, text)) is not None:
         raise _Refused(reject.reason, reject.detail)
@@ -290,10 +291,3 @@ def _check_embedding(embedding: bytes | None) -> None:
         raise _Refused("bad_embedding", f"embedding has {len(embedding)} bytes, which is no vector of fp16.")
     if not np.isfinite(np.frombuffer(embedding, dtype="<f2")).all():
         raise _Refused("bad_embedding", "embedding holds a value that is not finite.")
-
-
-def _blank(text: str) -> bool:
-    """True if nothing of it can be seen: white space, controls, zero-width characters."""
-    if text and text.isascii() and text.strip().isprintable():
-        return not text.strip()
-    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf", "Cn", "Co", "Cs") for c in text)

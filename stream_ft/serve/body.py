@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from stream_ft.errors import StreamFTError
 from stream_ft.events import MAX_TEXT
+from stream_ft.ingest.texts import half_pair, text_reject
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ def decode(body: bytes, type: type[T] | Any) -> T:
     except msgspec.ValidationError as error:
         raise RefusedError(400, f"The body does not have the expected form: {error}.") from error
     except msgspec.DecodeError as error:
+        if half_pair(body):
+            raise RefusedError(
+                400, "A text in the body has half of a surrogate pair, which is no character.", "Escape both halves."
+            ) from error
         raise RefusedError(400, f"The body is not JSON: {error}.") from error
     except UnicodeDecodeError as error:
         raise RefusedError(400, "The body is not UTF-8.") from error
@@ -72,10 +77,10 @@ def decode(body: bytes, type: type[T] | Any) -> T:
 
 
 def check_texts(texts: list[str], *, most: int) -> None:
-    """Check the inputs of one request.
+    """Check the inputs of one request, by the rule of ingest: an answer that was given is never a dead letter.
 
     Raises:
-        RefusedError: 422 for none or too many, for one that is blank, longer than 20,000 characters, or no text.
+        RefusedError: 422 for none or too many, for one without a visible character or longer than 20,000 characters.
     """
     if not texts:
         raise RefusedError(422, "There are no inputs.", 'Send {"inputs": ["some text"]}.')
@@ -84,7 +89,10 @@ def check_texts(texts: list[str], *, most: int) -> None:
             422, f"There are {len(texts)} inputs; one request may have {most}.", "Send several requests."
         )
     for place, text in enumerate(texts):
-        if not text.strip():
-            raise RefusedError(422, f"Input {place} is empty.")
-        if len(text) > MAX_TEXT:
+        if (reject := text_reject(text)) is None:
+            continue
+        if reject.reason == "empty_text":
+            raise RefusedError(422, f"Input {place} is empty: it has no visible character.")
+        if reject.reason == "too_long":
             raise RefusedError(422, f"Input {place} has {len(text)} characters; at most {MAX_TEXT} are accepted.")
+        raise RefusedError(422, f"Input {place} cannot be used: {reject.detail}")
