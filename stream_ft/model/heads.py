@@ -43,8 +43,8 @@ def lift(embeddings: npt.NDArray[np.floating], projection: Projection | None) ->
     x = x / np.maximum(norm, np.float32(1e-12))
     if projection is None:
         return x
-    lifted: Floats = np.maximum(x @ projection_matrix(projection.seed, x.shape[1], projection.features), np.float32(0))
-    return lifted
+    lifted: Floats = x @ projection_matrix(projection.seed, x.shape[1], projection.features)
+    return np.maximum(lifted, np.float32(0), out=lifted)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

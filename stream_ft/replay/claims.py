@@ -58,11 +58,11 @@ class Claims:
         self._db.execute("UPDATE claims SET trained = 1 WHERE id = ?", (id,))
 
     def trained(self, digest: bytes) -> bool:
-        """Whether a text has ever been among the training examples, as far as claims reach back."""
-        found = self._db.execute(
-            "SELECT 1 FROM claims WHERE digest = ? AND correction IS NOT NULL AND quarantined = 0 AND trained = 1",
-            (digest,),
-        ).fetchone()
+        """Whether a text has ever been among the training examples, as far as claims reach back.
+
+        Under whatever claim: what its source is worth today does not undo what a version has learned.
+        """
+        found = self._db.execute("SELECT 1 FROM claims WHERE digest = ? AND trained = 1", (digest,)).fetchone()
         return found is not None
 
     def quarantine(self, source: str | None, since: float | None, until: float | None) -> tuple[int, list[bytes]]:

@@ -28,6 +28,7 @@ CREATE TABLE claims(
     trained INTEGER NOT NULL DEFAULT 0, quarantined INTEGER NOT NULL DEFAULT 0,
     dropped TEXT NOT NULL DEFAULT '', dropped_by INTEGER);
 CREATE INDEX claims_best ON claims(digest, trust, time, tie) WHERE correction IS NOT NULL AND quarantined = 0;
+CREATE INDEX claims_trained ON claims(digest) WHERE trained = 1;
 CREATE INDEX claims_age ON claims(appended_at);
 CREATE INDEX claims_dropped_by ON claims(dropped_by) WHERE dropped_by IS NOT NULL;
 CREATE TABLE examples(

@@ -18,10 +18,12 @@ from msgspec import Struct
 from stream_ft.errors import StoreFullError
 from stream_ft.events import Example
 from stream_ft.learn.job import Job, Result
+from stream_ft.memory import give_back
 from stream_ft.parent import SUPERVISED
 
 GRACE_S = 20.0
 """A round ends itself on its own budget; after this much more it is killed."""
+POLL_S = 0.02
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -32,6 +34,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     result: Result | None
     reason: str = ""
     cpu_s: float = 0.0
+    """Used by the process, whether it ended by itself or was killed."""
+    """Also of a round that was killed or died, as far as it was watched."""
 
 
 class RoundProcess:
@@ -75,11 +79,16 @@ class RoundProcess:
         self.train_examples = len(train)
         self._memory = memory_mb * 2**20
         self._seconds = seconds
+        give_back()  # what this process has freed, the round may need
         threads = str(job.threads)
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
         )
         environment[SUPERVISED] = "1"
+        environment.setdefault(
+            "MALLOC_ARENA_MAX", "1"
+        )  # glibc: one heap, so that what one stage frees the next can use
+        give_back()  # the round needs memory of its own
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
             stdin=subprocess.PIPE,  # its end tells the round that the learner is gone
@@ -89,6 +98,7 @@ class RoundProcess:
             start_new_session=True,  # a Ctrl-C meant for the parent is the parent's to handle
         )
         self._started = time.monotonic()
+        self._cpu_s = 0.0
         self.pid = self._process.pid
 
     def poll(self) -> Outcome | None:
@@ -98,32 +108,46 @@ class RoundProcess:
             if not why:
                 return None
             self.kill()
-            return Outcome(job=self.job, folder=self.folder, result=None, reason=why)
+            return Outcome(job=self.job, folder=self.folder, result=None, reason=why, cpu_s=self._cpu_s)
         return self._collect()
 
     def wait(self) -> Outcome:
         """Block until the outcome is there."""
         while (outcome := self.poll()) is None:
-            try:
-                self._process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
+            time.sleep(POLL_S)
         return outcome
 
     def kill(self) -> None:
         """End the process now, with whatever it started."""
-        if self._process.poll() is None:
+        if not self._ended():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._ended(block=True)
         self._close()
+
+    def _ended(self, *, block: bool = False) -> bool:
+        """Whether the process is over; notes what it used, which only the one who waits for it is told."""
+        if self._process.returncode is None:
+            try:
+                pid, status, usage = os.wait4(self.pid, 0 if block else os.WNOHANG)
+            except ChildProcessError:  # something else in this process has waited for it
+                return self._process.poll() is not None
+            if pid == 0:
+                return False
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._cpu_s = usage.ru_utime + usage.ru_stime
+        return True
 
     def _over_budget(self) -> str:
         elapsed = time.monotonic() - self._started
         if self._seconds is not None and elapsed > self._seconds + GRACE_S:
             return f"The round was killed after {elapsed:.0f} s; its limit is {self._seconds:.0f} s."
         try:
-            resident = psutil.Process(self.pid).memory_info().rss
+            process = psutil.Process(self.pid)
+            times = process.cpu_times()
+            # As of the latest look: what a round that leaves no result has cost.
+            self._cpu_s = max(self._cpu_s, times.user + times.system)
+            resident = process.memory_info().rss
         except psutil.Error:
             return ""
         if resident > self._memory:
@@ -141,7 +165,11 @@ class RoundProcess:
         path = self.folder / "result.json"
         if not path.exists():
             return Outcome(
-                job=self.job, folder=self.folder, result=None, reason=f"The round ended with code {code} and no result."
+                job=self.job,
+                folder=self.folder,
+                result=None,
+                reason=f"The round ended with code {code} and no result.",
+                cpu_s=self._cpu_s,
             )
         result = msgspec.json.decode(path.read_bytes(), type=Result)
         return Outcome(
@@ -149,5 +177,5 @@ class RoundProcess:
             folder=self.folder,
             result=result if result.ok else None,
             reason="" if result.ok else result.reason,
-            cpu_s=result.cpu_s,
+            cpu_s=max(self._cpu_s, result.cpu_s),
         )

@@ -80,6 +80,46 @@ def test_fault_14_a_run_of_such_steps_ends_the_round():
     assert len(task.sizes) == 1 + MOST_SKIPPED
 
 
+class Starved(Told):
+    """Told, but for the steps of which nothing fits into memory."""
+
+    def __init__(self, error, *steps):
+        super().__init__(1.0)
+        self.error, self.steps = error, steps
+
+    def loss(self, model, head, batch):
+        told = super().loss(model, head, batch)
+        if len(self.sizes) in self.steps:
+            raise self.error
+        return told
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to allocate"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["cuda", "cpu", "python"])
+def test_fault_14_a_step_without_memory_is_skipped_and_the_batch_halved_once(error):
+    task = Starved(error, 2, 4)
+    done = go(task)
+    assert (done.skipped, done.steps) == (2, 4)
+    assert task.sizes == [8, 8, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["cuda", "cpu", "python"])
+def test_fault_14_a_run_of_steps_without_memory_ends_the_round(error):
+    with pytest.raises(TrainingAborted, match="memory did not suffice"):
+        go(Starved(error, *range(2, 100)), steps=100)
+
+
+def test_another_fault_of_a_step_is_not_taken_for_want_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        go(Starved(RuntimeError("shapes cannot be multiplied"), 2))
+
+
 def test_a_loss_that_keeps_rising_ends_the_round():
     with pytest.raises(TrainingAborted, match="rose from"):
         go(Told(*[1.0] * 8, *[10.0] * 8), steps=100)

@@ -134,12 +134,25 @@ def test_a_text_near_both_sides_trains_and_purges_the_holdout() -> None:
 
 
 def test_what_once_trained_is_never_tested_on() -> None:
-    box = feeder(holdout_share=1.0, holdout_after=2)
+    box = feeder(holdout_share=0.0, holdout_after=2)
     (early,) = box.label(sentence(1), "a").examples
-    box.label(sentence(2), "a")
-    box.label(sentence(3), "a")
+    for number in range(2, 6):
+        box.label(sentence(number), "a")
     box.store.evict([early.id])
+    box.store._examples._share = 1.0
+    assert box.label(sentence(6), "a").examples[0].holdout, "the class has enough: any other text would be held out"
     (again,) = box.label(sentence(1), "a").examples
+    assert again.holdout is False
+
+
+def test_what_trained_under_a_source_in_quarantine_is_never_tested_on_either() -> None:
+    box = feeder(holdout_share=0.0, holdout_after=2)
+    box.label(sentence(1), "a", source="bad")
+    for number in range(2, 6):
+        box.label(sentence(number), "a", source="good")
+    box.store.quarantine("bad", None, None)
+    box.store._examples._share = 1.0
+    (again,) = box.label(sentence(1), "a", source="good").examples
     assert again.holdout is False
 
 

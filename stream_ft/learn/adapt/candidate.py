@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from stream_ft.learn.adapt import Method, method
 from stream_ft.learn.adapt.batches import Batches
 from stream_ft.learn.adapt.trainer import Trained, make_optimizer, train
 from stream_ft.learn.job import Job, Result
-from stream_ft.learn.round import embeddings_of, failed, read_head, with_embedding
+from stream_ft.learn.round import failed, read_head
+from stream_ft.memory import give_back
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.engines.torch_engine import TorchEngine, batches, live_tensors, pick_device, tied_names
@@ -33,7 +34,7 @@ TRAINING_STATE = "training_head.safetensors"
 TRAINING_SHARE = 0.6
 """Of the seconds of a round; the rest is for embedding what is retained, and for judging."""
 FIRST_EMBEDDINGS = 16
-"""Examples of a label whose mean embedding its new row starts from."""
+"""Examples of a label whose mean embedding its new row starts from, or is held against."""
 
 
 def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[Example]) -> Result:
@@ -55,6 +56,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
     deadline = None if job.seconds is None else started + TRAINING_SHARE * job.seconds
     files, trained = _trained(task, job, base, champion, way, train_on, deadline)
     gc.collect()  # the trained model goes before the serving engine's copy comes
+    give_back()
     _write_folder(folder / "candidate", files)
     engine = _engine(task, job, base, files)
     everything = [*train_on, *evaluate]
@@ -63,6 +65,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         {"ids": np.array([e.id for e in everything], np.int64), "embeddings": embeddings},
         folder / "embeddings.safetensors",
     )
+    give_back()  # of the forwards, before the fit
     known, asked = embeddings[: len(train_on)], embeddings[len(train_on) :]
     data = task.fit(known, train_on, features=job.projection, seed=job.seed).to_bytes()
     (folder / "head.safetensors").write_bytes(data)
@@ -100,51 +103,73 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         (path / name).write_bytes(data)
 
 
-def _engine(task: Task, job: Job, base: BaseFolder, files: dict[str, bytes]) -> TorchEngine:
+def _make_room() -> None:
+    """Between two stages: what the last one held goes before the next one's copy of the model comes."""
+    gc.collect()
+    give_back()
+
+
+def _engine(task: Task, job: Job, base: BaseFolder, changed: str | Path) -> TorchEngine:
     engine = TorchEngine(
         base, max_tokens=job.max_tokens, threads=job.threads, device=job.device, architecture=task.architecture
     )
-    engine.prepare("set", files)
+    engine.prepare("set", read_folder(str(changed)))
     engine.activate("set")
     return engine
 
 
-def _champion_scores(
-    task: Task, job: Job, base: BaseFolder, champion: dict[str, bytes], evaluate: list[Example]
-) -> list[float]:
+def _champion_scores(task: Task, job: Job, base: BaseFolder, evaluate: list[Example]) -> list[float]:
     """Scores of the active version; its embeddings are taken from the examples where they were made by it."""
     head = read_head(job.champion_head)
-    if task.scale == "accuracy" and (head is None or not head.labels):
+    by_embedding = task.scale == "accuracy"
+    if by_embedding and (head is None or not head.labels):
         return [0.0] * len(evaluate)
-    cached = with_embedding(evaluate, job.champion_base)
-    if task.scale == "accuracy" and len(cached) == len(evaluate):
-        return task.score(None, head, embeddings_of(evaluate), evaluate)
-    engine = _engine(task, job, base, champion)
-    return task.score(engine, head, engine.encode([example.input for example in evaluate]), evaluate)
+    engine = None
+    if not by_embedding or any(not _made_by(job.champion_base, example) for example in evaluate):
+        engine = _engine(task, job, base, job.champion_dir)
+    rows = _embeddings(evaluate, job.champion_base, lambda some: [] if engine is None else list(_encoded(engine, some)))
+    stacked = np.stack(rows) if rows else np.zeros((0, 0), np.float16)
+    return task.score(engine, head, stacked, evaluate)
+
+
+def _encoded(engine: TorchEngine, examples: Sequence[Example]) -> npt.NDArray[np.float16]:
+    return engine.encode([example.input for example in examples])
+
+
+def _made_by(base: str, example: Example) -> bool:
+    return example.embedding is not None and example.embedding_base == base
+
+
+def _embeddings(
+    examples: Sequence[Example], base: str, make: Callable[[Sequence[Example]], Sequence[npt.NDArray[np.floating]]]
+) -> list[npt.NDArray[np.floating]]:
+    """Embedding ``[dim]`` of each example: the one it carries if ``base`` made it, else one that ``make`` makes."""
+    made = iter(make([example for example in examples if not _made_by(base, example)]))
+    return [
+        np.frombuffer(example.embedding or b"", np.float16) if _made_by(base, example) else next(made)
+        for example in examples
+    ]
 
 
 def _trained(
-    task: Task,
-    job: Job,
-    base: BaseFolder,
-    champion: dict[str, bytes],
-    way: Method,
-    examples: list[Example],
-    deadline: float | None,
-) -> tuple[dict[str, bytes], Trained]:
-    """The candidate's files."""
+    folder: Path, task: Task, job: Job, base: BaseFolder, examples: list[Example], deadline: float | None
+) -> Trained:
+    """Train, and write the candidate's files into ``folder``; nothing of the training outlives the call."""
     device = pick_device(job.device)
     model = load_model(base.path, task.architecture)
-    way.begin(model, champion, _changed(model, base, champion))
+    way = method(job, base.name)
+    _begin(way, model, job, base)
     model.to(device)
     tokenizer = Tokenizer(base.path, job.max_tokens)
     head = task.training_head(int(model.config.hidden_size))  # type: ignore[union-attr, arg-type]
     optimizer = make_optimizer(model, head.to(device) if head is not None else None, job.learning_rate * way.rate)
     if head is not None:
-        known = job.champion_base if way.continues else ""
-        means = mean_embeddings(model, tokenizer, examples, known, device)
         state = Path(job.champion_dir, TRAINING_STATE) if job.champion_dir and way.continues else None
-        start_head(head, optimizer, means, state)
+        if state is not None and state.is_file():
+            head.restore(str(state), optimizer)
+        known = job.champion_base if way.continues else ""
+        means = mean_embeddings(model, tokenizer, examples, known, device, trained=head.labels)
+        start_head(head, optimizer, means)
     torch.manual_seed(job.seed)
     trained = train(
         task,
@@ -168,35 +193,37 @@ def _trained(
     files = way.files()
     if head is not None:
         files[TRAINING_STATE] = head.to_bytes(optimizer)
-    return files, trained
+    _write_folder(folder, files)
+    return trained
 
 
-def _changed(
-    model: torch.nn.Module, base: BaseFolder, champion: Mapping[str, bytes]
-) -> dict[str, npt.NDArray[np.float32]]:
+def _begin(way: Method, model: torch.nn.Module, job: Job, base: BaseFolder) -> None:
+    champion = read_folder(job.champion_dir)
     live = live_tensors(model)
-    return effective(
+    changed = effective(
         champion,
         shapes={name: tuple(tensor.shape) for name, tensor in live.items()},
         tied=tied_names(model),
         pretrained=lambda name: live[name].detach().numpy(),
         base_sha256=base.sha256,
     )
+    way.begin(model, champion, changed)
 
 
 def start_head(
-    head: TrainingHead,
-    optimizer: torch.optim.Optimizer,
-    means: Mapping[str, npt.NDArray[np.float32]],
-    state: Path | None,
+    head: TrainingHead, optimizer: torch.optim.Optimizer, means: Mapping[str, npt.NDArray[np.float32]]
 ) -> None:
     """Rows of the last round where they still fit, and new rows from the labels' mean embeddings.
 
     An old row fits if the label's mean embedding still falls to it. Where it does not, the label's meaning has
     changed, and training on from the old row would turn the encoder against it.
+
+    Args:
+        head: as the last round left it, or new.
+        optimizer: of the head; moments of the rows that stay are kept.
+        means: of the labels to be trained, ``[dim]`` each.
     """
-    if state is not None and state.is_file():
-        head.restore(str(state), optimizer)
+    if head.labels:
         present = [label for label in head.labels if label in means]
         head.keep(present, optimizer)
         if present:
@@ -207,25 +234,35 @@ def start_head(
 
 
 def mean_embeddings(
-    model: torch.nn.Module, tokenizer: Tokenizer, examples: Sequence[Example], base: str, device: torch.device
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    base: str,
+    device: torch.device,
+    *,
+    trained: Collection[str] = (),
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Mean of the normalised embeddings ``[dim]`` of each label's latest examples under the model as it stands.
+    """Mean of the normalised embeddings ``[dim]`` of some examples of each label, under the model as it stands.
+
+    They are the label's first examples, which its new row starts from. Of a label that has a row already they are the
+    latest: those say whether it still means what it did, and if not, where its next row starts.
 
     Args:
         base: embeddings that the examples carry of this base are those of the model; ``""`` if none are.
+        trained: labels that have a row.
     """
-    latest: dict[str, list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=lambda e: e.seq, reverse=True):
-        if len(latest[example.label]) < FIRST_EMBEDDINGS:
-            latest[example.label].append(example)
-    chosen = [example for rows in latest.values() for example in rows]
-    missing = [e for e in chosen if e.embedding is None or e.embedding_base != base]
-    made = dict(zip([e.id for e in missing], _embed(model, tokenizer, missing, device), strict=True))
+    of_label: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda e: e.seq):
+        of_label[example.label].append(example)
+    chosen = {
+        label: rows[-FIRST_EMBEDDINGS:] if label in trained else rows[:FIRST_EMBEDDINGS]
+        for label, rows in of_label.items()
+    }
+    flat = [example for rows in chosen.values() for example in rows]
+    made = iter(_embeddings(flat, base, lambda missing: _embed(model, tokenizer, missing, device)))
     means = {}
-    for label, rows in latest.items():
-        vectors = np.stack(
-            [made[e.id] if e.id in made else np.frombuffer(e.embedding or b"", np.float16) for e in rows]
-        ).astype(np.float32)
+    for label, rows in chosen.items():
+        vectors = np.stack([next(made) for _ in rows]).astype(np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         means[label] = vectors.mean(0)
     return means

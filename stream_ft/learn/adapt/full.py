@@ -1,4 +1,8 @@
-"""All of the encoder: from the champion's tensors, or (``scratch``) from random ones."""
+"""All of the encoder: from the champion's tensors, or (``scratch``) from random ones.
+
+What cannot be written into a base (tied tensors, what the embedding does not pass through) stays pretrained in both
+cases: it will be pretrained where the candidate is served.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,14 @@ class Full:
         changed: Mapping[str, npt.NDArray[np.float32]],
     ) -> None:
         """Start from the champion or anew; everything learns."""
+        names = set(trainable(model))
         if self._seed is None:
             apply(model, changed)
         else:
             torch.manual_seed(self._seed)
             config: Any = model.config
-            model.load_state_dict(type(model)(config).state_dict())
-        names = set(trainable(model))
+            fresh = type(model)(config).state_dict()
+            model.load_state_dict({name: fresh[name] for name in names}, strict=False)
         train_only(model, names)
         self._model = model
         self._names = names | set(changed if self._seed is None else ())

@@ -12,6 +12,7 @@ from stream_ft import failpoints
 from stream_ft.errors import StreamFTError
 from stream_ft.events import Example
 from stream_ft.learn.adapt.batches import Batches
+from stream_ft.memory import give_back
 from stream_ft.model.base import Tokenizer
 from stream_ft.model.engines.torch_engine import batches
 from stream_ft.model.tasks import Task
@@ -25,7 +26,7 @@ FORWARD_CHARACTERS = 3_000
 """Most characters (about 750 tokens), padding included, in one forward and backward. Gradients are summed over the
 parts of a batch: memory does not grow with the batch, and texts of one length are padded little."""
 MOST_SKIPPED = 3
-"""Steps in a row without a finite loss and gradient before a round is given up."""
+"""Steps in a row without a finite loss and gradient, or without enough memory, before a round is given up."""
 WINDOW = 8
 
 
@@ -70,11 +71,12 @@ def train(
     Args:
         optimizer: from :func:`make_optimizer`; its rates are warmed up and decayed linearly over ``steps``.
         draws: which examples a step sees.
-        batch: examples in a step; halved once if a step is not finite.
+        batch: examples in a step; halved once if a step is not finite or does not fit into memory.
         deadline: on ``monotonic``, seconds; ``None`` for steps alone.
 
     Raises:
-        TrainingAborted: losses were not finite several times in a row, or rose far above where they began.
+        TrainingAborted: losses were not finite or steps did not fit into memory several times in a row, or losses
+            rose far above where they began.
     """
     done = Trained()
     in_a_row, size = 0, batch
@@ -86,20 +88,21 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule(step, steps)
         optimizer.zero_grad(set_to_none=True)
-        value = _backward(task, model, head, tokenizer, [examples[i] for i in draws.draw(size)], device)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
+        rows = [examples[i] for i in draws.draw(size)]
+        value = _attempt(task, model, head, tokenizer, rows, parameters, device)
+        if value is None or not math.isfinite(value):
             done.skipped += 1
             in_a_row += 1
+            if value is None:
+                optimizer.zero_grad(set_to_none=True)
+                _make_room(device)
             if in_a_row >= MOST_SKIPPED:
-                raise TrainingAborted(
-                    f"The loss was not finite in {in_a_row} steps in a row.", "Lower the learning rate."
-                )
+                raise _given_up(in_a_row, size, memory=value is None)
             if size == batch:
                 size = max(1, batch // 2)
             continue
         in_a_row = 0
-        optimizer.step()
+        _update(optimizer)
         done.steps += 1
         done.losses.append(value)
         _guard(done.losses)
@@ -107,6 +110,58 @@ def train(
     optimizer.zero_grad(set_to_none=True)
     model.eval()
     return done
+
+
+def _attempt(
+    task: Task,
+    model: torch.nn.Module,
+    head: TrainingHead | None,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    parameters: Sequence[torch.nn.Parameter],
+    device: torch.device,
+) -> float | None:
+    """Clipped gradients of a batch in place, and its loss: not finite if the gradients are not; ``None``: no memory."""
+    try:
+        value = _backward(task, model, head, tokenizer, examples, device)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, CLIP))
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        return None
+    return value if math.isfinite(norm) else norm
+
+
+def _update(optimizer: torch.optim.Optimizer) -> None:
+    try:
+        optimizer.step()
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        # Some of the parameters have moved and others have not: there is nothing to skip back to.
+        raise TrainingAborted(
+            "The memory did not suffice for the optimiser.", "Train less of the model: see round.method and round.rank."
+        ) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """The CPU's allocator raises a plain RuntimeError, told by its name alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _make_room(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    give_back()
+
+
+def _given_up(count: int, size: int, *, memory: bool) -> TrainingAborted:
+    if memory:
+        return TrainingAborted(
+            f"The memory did not suffice for {count} steps in a row, the last on {size} examples.",
+            "Lower round.batch or model.max_tokens, or leave more memory to the round.",
+        )
+    return TrainingAborted(f"The loss was not finite in {count} steps in a row.", "Lower the learning rate.")
 
 
 def _backward(

@@ -20,6 +20,8 @@ from stream_ft.model.tensors import effective
 BATCH_TOKENS = 2_048
 """Most tokens, padding included, in one forward: bounds memory, and lengths in a batch stay alike."""
 
+TOKENIZED_AT_ONCE = 512
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` is a GPU where there is one.
@@ -129,7 +131,9 @@ class TorchEngine:
         if not texts:
             return result
         with self._alone(), torch.inference_mode():
-            ids = self.tokenizer(list(texts))
+            # By slices: a tokenizer answers with far more than ids, and a round encodes all its texts in one call.
+            starts = range(0, len(texts), TOKENIZED_AT_ONCE)
+            ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
             for rows in batches([len(row) for row in ids]):
                 tokens, mask = pad([ids[row] for row in rows], self.tokenizer.pad_id, self.device)
                 states = self._decoder(input_ids=tokens, attention_mask=mask).last_hidden_state

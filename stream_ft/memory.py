@@ -1,0 +1,19 @@
+"""Memory that is free inside this process, and not yet outside of it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+
+def give_back() -> bool:
+    """Hand the pages that the C allocator keeps for later back to the system; True if there were any.
+
+    glibc keeps what many tensors of many sizes have left behind: a process that has encoded a few thousand texts may
+    hold a third more than it uses. Costs some milliseconds, so it belongs between two stages of work, not inside one.
+    Does nothing where the allocator is another one.
+    """
+    if sys.platform != "linux":
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))
