@@ -34,8 +34,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     result: Result | None
     reason: str = ""
     cpu_s: float = 0.0
-    """Used by the process, whether it ended by itself or was killed."""
-    """Also of a round that was killed or died, as far as it was watched."""
+    """Used by the process, whether it ended by itself, died or was killed."""
 
 
 class RoundProcess:
@@ -79,16 +78,14 @@ class RoundProcess:
         self.train_examples = len(train)
         self._memory = memory_mb * 2**20
         self._seconds = seconds
-        give_back()  # what this process has freed, the round may need
         threads = str(job.threads)
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
         )
         environment[SUPERVISED] = "1"
-        environment.setdefault(
-            "MALLOC_ARENA_MAX", "1"
-        )  # glibc: one heap, so that what one stage frees the next can use
-        give_back()  # the round needs memory of its own
+        # glibc: one heap, so that what one stage frees the next can use.
+        environment.setdefault("MALLOC_ARENA_MAX", "1")
+        give_back()  # what this process has freed, the round may need
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],
             stdin=subprocess.PIPE,  # its end tells the round that the learner is gone
@@ -143,11 +140,7 @@ class RoundProcess:
         if self._seconds is not None and elapsed > self._seconds + GRACE_S:
             return f"The round was killed after {elapsed:.0f} s; its limit is {self._seconds:.0f} s."
         try:
-            process = psutil.Process(self.pid)
-            times = process.cpu_times()
-            # As of the latest look: what a round that leaves no result has cost.
-            self._cpu_s = max(self._cpu_s, times.user + times.system)
-            resident = process.memory_info().rss
+            resident = psutil.Process(self.pid).memory_info().rss
         except psutil.Error:
             return ""
         if resident > self._memory:

@@ -87,7 +87,8 @@ def test_a_row_whose_label_changed_its_meaning_starts_anew(tmp_path):
     path = tmp_path / "head"
     path.write_bytes(head.to_bytes(optimizer))
     other, others = grown()
-    start_head(other, others, {"a": EYE[1], "b": EYE[0], "same": EYE[3], "new": EYE[4]}, path)
+    other.restore(str(path), others)
+    start_head(other, others, {"a": EYE[1], "b": EYE[0], "same": EYE[3], "new": EYE[4]})
     assert other.labels == ("same", "a", "b", "new")
     assert torch.equal(other.weight[0], head.weight[3])
     assert other.weight[1:].tolist() == [EYE[1].tolist(), EYE[0].tolist(), EYE[4].tolist()]

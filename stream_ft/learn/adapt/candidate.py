@@ -50,22 +50,21 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         return failed(job, f"None of the examples can be learned from in the task {job.task}.")
     torch.set_num_threads(job.threads)
     base = resolve(job.base_model)
-    champion = read_folder(job.champion_dir)
-    scores_champion = _champion_scores(task, job, base, champion, evaluate)
-    way = method(job, base.name)
+    scores_champion = _champion_scores(task, job, base, evaluate)
+    _make_room()
     deadline = None if job.seconds is None else started + TRAINING_SHARE * job.seconds
-    files, trained = _trained(task, job, base, champion, way, train_on, deadline)
-    gc.collect()  # the trained model goes before the serving engine's copy comes
-    give_back()
-    _write_folder(folder / "candidate", files)
-    engine = _engine(task, job, base, files)
+    trained = _trained(folder / "candidate", task, job, base, train_on, deadline)
+    _make_room()
+    engine: TorchEngine | None = _engine(task, job, base, folder / "candidate")
     everything = [*train_on, *evaluate]
-    embeddings = engine.encode([example.input for example in everything])
+    embeddings = _encoded(engine, everything)
     save_file(
         {"ids": np.array([e.id for e in everything], np.int64), "embeddings": embeddings},
         folder / "embeddings.safetensors",
     )
-    give_back()  # of the forwards, before the fit
+    if task.scale == "accuracy":
+        engine = None  # the head is fitted and judged on embeddings alone
+    _make_room()
     known, asked = embeddings[: len(train_on)], embeddings[len(train_on) :]
     data = task.fit(known, train_on, features=job.projection, seed=job.seed).to_bytes()
     (folder / "head.safetensors").write_bytes(data)
