@@ -201,6 +201,8 @@ def _table(path: Path) -> _Table:
 def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows = []
+    # The module's limit is that of the whole process, and 131,072 characters: one long text would refuse the file.
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -210,12 +212,16 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str
             f"Line {reader.line_num} of {path} is not CSV: {error}.",
             "A quote inside a quoted text is written twice; a file with bare quotes is read as .tsv.",
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     return rows
 
 
 def _separator(text: str) -> str:
     """The separator that divides all of the first lines into the same number of columns, the most; else a comma."""
     lines = [line for line in text[:100_000].split("\n")[:20] if line.strip()]
+    if any(len(line) > csv.field_size_limit() for line in lines):
+        lines = [line[: csv.field_size_limit()] for line in lines]
     best, columns = ",", 1
     for separator in ",;\t|":
         widths = {len(cells) for cells in csv.reader(lines, delimiter=separator)}

@@ -204,6 +204,7 @@ def _in_words(summary: dict[str, object], out: Path) -> str:
     lines = []
     for name, text in (
         ("events", "events"),
+        ("refused_rows", "rows left out: no text or label that could be learned from"),
         ("prequential_accuracy", "accuracy, predicted before learned"),
         ("frozen_accuracy", "the same under the model frozen after 1,000 labels"),
         ("final_test_accuracy", "accuracy on the test file at the end"),
@@ -212,7 +213,7 @@ def _in_words(summary: dict[str, object], out: Path) -> str:
         ("cpu_ms_per_event", "ms of CPU per event, learning included"),
     ):
         value = summary.get(name)
-        if value is not None:
+        if value is not None and (value or name != "refused_rows"):
             number = f"{value:.3f}" if isinstance(value, float) else str(value)
             lines.append(f"{number:>8}  {text}")
     return "\n".join([*lines, f"Report: {out / 'report.html'}", f"Numbers: {out / 'summary.json'}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -123,7 +124,7 @@ def explain(
 
     try:
         # A line that is not UTF-8 is a refused message like any other, so bad bytes must not stop the reading.
-        source = sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="replace", newline="\n")
+        source = sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="surrogateescape", newline="\n")
     except FileNotFoundError as error:
         raise ConfigError(
             f"There is no file {file}.", "Give a file of control messages, one JSON object a line."
@@ -200,9 +201,13 @@ def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        if math.isfinite(seconds):
+            return seconds
+        raise ConfigError(f"{text} is not a time.", "Write 2026-01-31T12:00:00Z, or seconds since the epoch.")
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:

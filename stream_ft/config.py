@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from stream_ft.errors import ConfigError
 
@@ -123,6 +123,14 @@ class ScheduleSettings(Section):
     """``HH-HH`` in UTC: no round starts then, unless commanded."""
     budget_cpu_s_per_hour: float = Field(default=3600.0, gt=0)
     """CPU or GPU seconds of rounds per hour."""
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _quiet_hours_are_hours(cls, value: str) -> str:
+        found = re.fullmatch(r"\s*(\d{1,2})\s*-\s*(\d{1,2})\s*", value)
+        if value.strip() and (found is None or max(int(found[1]), int(found[2])) > 24):
+            raise ValueError("must be HH-HH in UTC, like 22-06, or empty")
+        return value
 
 
 class RoundSettings(Section):
@@ -279,6 +287,11 @@ def load(path: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
         low = Settings(**read_file(path))
     except ValidationError as error:
         raise _told(error) from error
+    except SettingsError as error:  # a section given as a whole that is not JSON
+        raise ConfigError(
+            f"The environment has a setting that cannot be read: {error}.",
+            "A section is given field by field, like STREAM_FT_SERVE__PORT=9000, or as a JSON object.",
+        ) from error
     return _with(low, flags) if flags else low
 
 

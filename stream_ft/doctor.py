@@ -19,7 +19,8 @@ from typing import Literal
 from msgspec import Struct
 
 from stream_ft.config import Settings
-from stream_ft.errors import ArtifactError, StreamFTError
+from stream_ft.errors import ArtifactError, ConfigError, StreamFTError
+from stream_ft.serve.predictions_id import load_key
 
 LEAST_DISK_MB = 500
 ENOUGH_DISK_MB = 2_000
@@ -44,6 +45,7 @@ def examine(settings: Settings) -> list[Check]:
         state_folder,
         disk,
         databases,
+        key,
         registry,
         control,
     ]
@@ -132,6 +134,18 @@ def disk(settings: Settings) -> Check:
     if free < ENOUGH_DISK_MB:
         return Check(name="disk", standing="careful", text=text, remedy=remedy)
     return Check(name="disk", standing="good", text=text)
+
+
+def key(settings: Settings) -> Check:
+    """The key that signs the ids of predictions; serving does not start with one that cannot be read."""
+    path = settings.state_path() / "serve.key"
+    if not path.exists():
+        return Check(name="key", standing="good", text="none yet; the first start makes one.")
+    try:
+        load_key(path)
+    except (ConfigError, OSError) as error:
+        return Check(name="key", standing="broken", text=f"{error}")
+    return Check(name="key", standing="good", text=f"{path.name} can be read.")
 
 
 def databases(settings: Settings) -> Check:

@@ -7,7 +7,6 @@ is predicted by the version that is active when it arrives, then its label is fe
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +33,12 @@ from stream_ft.testing import ManualClock, MemoryLog
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis, storing
 from stream_ft.wiring.core import Core
+from stream_ft.wiring.feeding import fed_labels, order_rows, permuted, usable
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
 from stream_ft.wiring.report import Report, write_report
 from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, summary, write_summary
+from stream_ft.wiring.summary import right as is_right
 
 RATE = 20.0
 """Events a second of simulated time: the rate at which feedback-to-live is promised."""
@@ -58,42 +59,6 @@ def round_seconds(job: Job, examples: int) -> float:
     if job.kind == "head":
         return 1.0 + 2e-4 * examples
     return 8.0 + 0.35 * job.steps + 4e-3 * examples
-
-
-def order_rows(rows: list[Row], *, order: str, seed: int, limit: int | None) -> list[Row]:
-    """The rows in the order in which they are fed.
-
-    Raises:
-        ConfigError: ``order`` is neither ``file`` nor ``shuffle``.
-    """
-    if order not in ("file", "shuffle"):
-        raise ConfigError(f"The order {order!r} is not known.", "Use --order file or --order shuffle.")
-    rows = list(rows)
-    if order == "shuffle":
-        random.Random(seed).shuffle(rows)
-    return rows if limit is None else rows[:limit]
-
-
-def fed_labels(rows: Sequence[Row], *, noise: float, seed: int) -> list[str]:
-    """The labels as they are fed: a share ``noise`` of them is replaced by another class, drawn uniformly."""
-    if not 0 <= noise <= 1:
-        raise ConfigError(f"A noise of {noise} is not a share.", "Give a number between 0 and 1.")
-    classes = sorted({row.label for row in rows})
-    draw = random.Random(seed + 1)
-    fed = []
-    for row in rows:
-        if len(classes) > 1 and draw.random() < noise:
-            fed.append(draw.choice([name for name in classes if name != row.label]))
-        else:
-            fed.append(row.label)
-    return fed
-
-
-def permuted(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The rows with their labels permuted at random: nothing can be learned from them."""
-    labels = [row.label for row in rows]
-    random.Random(seed + 2).shuffle(labels)
-    return [Row(text=row.text, label=label, phase=row.phase) for row, label in zip(rows, labels, strict=True)]
 
 
 @dataclass
@@ -207,7 +172,7 @@ class Simulation:
             self.predict_cpu_s += time.process_time() - before
             self.outputs.append(output)
             self.chances.append(chances)
-            right += output == row.label
+            right += is_right(row.label, output)
             self.story.predicted(index, self.core.dossier.examples_upto)
             if index >= self._delay:
                 self._label(index - self._delay, now)
@@ -321,7 +286,10 @@ def simulate(
     if label_delay < 0:
         raise ConfigError("The label delay is negative.", "Give the number of events between a text and its label.")
     rows = read_rows(Path(file), text_column=text_column, label_column=label_column, phase_column=phase_column)
-    rows = order_rows(rows, order=order, seed=seed, limit=limit)
+    read = order_rows(rows, order=order, seed=seed, limit=limit)
+    rows = [row for row in read if usable(row)]
+    if read and not rows:
+        raise ConfigError(f"No row of {file} has a text and a label.", "Check the columns.")
     if permute_labels:
         rows = permuted(rows, seed)
     fed = fed_labels(rows, noise=noise, seed=seed)
@@ -330,6 +298,7 @@ def simulate(
         if test
         else []
     )
+    tests = [row for row in tests if usable(row)]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="stream-ft-") as work:
@@ -357,6 +326,7 @@ def simulate(
         final=final,
         frozen_final=compared.frozen_final,
         softmax_final=compared.softmax_final,
+        refused=len(read) - len(rows),
     )
     result = summary(scores, run.story, meter, predict_cpu_s=run.predict_cpu_s, seed=seed, config=settings.model_dump())
     write_summary(folder / "summary.json", result)
@@ -426,7 +396,7 @@ def _under(run: Simulation, base: str, texts: Sequence[str]) -> list[npt.NDArray
 
 def _report(title: str, result: dict[str, Any], scores: Scores, run: Simulation) -> Report:
     def hits(outputs: Sequence[str]) -> list[bool]:
-        return [row.label == output for row, output in zip(scores.rows, outputs, strict=True)]
+        return [is_right(row.label, output) for row, output in zip(scores.rows, outputs, strict=True)]
 
     phases: dict[str, int] = {}
     for index, row in enumerate(scores.rows):

@@ -86,6 +86,7 @@ class Scores:
         frozen: of the copy frozen after the first labels (the live outputs before that); ``None`` if it never was.
         softmax: of the online softmax on the pretrained model's embeddings.
         frozen_final, softmax_final: the same two on the test rows.
+        refused: rows without a text or label that could be learned from; they are no events.
         final: test rows with the active version's output and its probability, at the end.
     """
 
@@ -97,11 +98,17 @@ class Scores:
     final: Sequence[tuple[Row, str, dict[str, float]]]
     frozen_final: Sequence[str] | None = None
     softmax_final: Sequence[str] | None = None
+    refused: int = 0
 
 
 def accuracy(labels: Sequence[str], outputs: Sequence[str]) -> float | None:
-    """Share of equal pairs; ``None`` for none."""
-    return sum(a == b for a, b in zip(labels, outputs, strict=True)) / len(labels) if labels else None
+    """Share of right answers; ``None`` for none. An empty output is no answer, and never right."""
+    return sum(right(a, b) for a, b in zip(labels, outputs, strict=True)) / len(labels) if labels else None
+
+
+def right(label: str, output: str) -> bool:
+    """Whether an output is the label. A model that knows no label yet answers with an empty one: that is no answer."""
+    return bool(output) and output == label
 
 
 def by_phase(rows: Sequence[Row], outputs: Sequence[str]) -> list[dict[str, Any]]:
@@ -117,7 +124,7 @@ def macro_f1(labels: Sequence[str], outputs: Sequence[str]) -> float | None:
     truth, said = Counter(labels), Counter(outputs)
     if not truth or len(truth) > MACRO_F1_CLASSES:
         return None
-    hits = Counter(a for a, b in zip(labels, outputs, strict=True) if a == b)
+    hits = Counter(a for a, b in zip(labels, outputs, strict=True) if right(a, b))
     return sum(2 * hits[name] / (truth[name] + said[name]) for name in truth) / len(truth)
 
 
@@ -181,6 +188,7 @@ def summary(
     told = [row.happening for row in story.told]
     return {
         "events": events,
+        "refused_rows": scores.refused,
         "classes": len(set(labels)),
         "prequential_accuracy": accuracy(labels, scores.outputs),
         "prequential_by_phase": by_phase(scores.rows, scores.outputs),

@@ -127,7 +127,15 @@ def test_rollback_quarantines(run: Run, folder: StateFolder) -> None:
     assert messages(folder)[-1]["quarantine"] == {"source": "bulk", "since": 1769860800.0}
 
 
-@pytest.mark.parametrize(("time", "said"), [("noon", "not a time"), ("2026-01-31T12:00:00", "no offset from UTC")])
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        ("noon", "not a time"),
+        ("inf", "not a time"),
+        ("nan", "not a time"),
+        ("2026-01-31T12:00:00", "no offset from UTC"),
+    ],
+)
 def test_a_time_that_cannot_be_read_appends_nothing(run: Run, folder: StateFolder, time: str, said: str) -> None:
     done = run("rollback", "--quarantine-since", time)
     assert done.code == 2

@@ -169,6 +169,17 @@ def test_doctor_finds_a_damaged_database(folder: StateFolder) -> None:
     assert found.remedy
 
 
+def test_doctor_finds_a_key_that_serving_would_not_start_with(folder: StateFolder) -> None:
+    path = folder.path / "serve.key"
+    path.write_text("x")
+    found = check("key", folder.path)
+    assert found.standing == "broken"
+    assert "is not a key" in found.text
+    path.unlink()
+    assert check("key", folder.path).standing == "good"
+    assert not path.exists(), "a look makes nothing"
+
+
 def test_doctor_finds_a_version_that_is_not_what_its_name_says(folder: StateFolder) -> None:
     head = folder.registry.head_path(folder.heads[0])
     head.chmod(0o644)

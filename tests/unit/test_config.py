@@ -159,3 +159,20 @@ def test_a_mistake_in_set_is_named(assignment: str, said: str) -> None:
 def test_a_value_out_of_range_in_set_is_refused() -> None:
     with pytest.raises(ConfigError, match="port"):
         config.load(flags=flags(None, ["serve.port=-1"]))
+
+
+@pytest.mark.parametrize("value", ["foo", "22", "22-25", "-1-3"])
+def test_quiet_hours_that_are_none_are_told(value: str) -> None:
+    with pytest.raises(ConfigError, match="quiet_hours"):
+        config.load(None, {"schedule.quiet_hours": value})
+
+
+@pytest.mark.parametrize("value", ["", " ", "22-06", "0-24"])
+def test_quiet_hours(value: str) -> None:
+    assert config.load(None, {"schedule.quiet_hours": value}).schedule.quiet_hours == value
+
+
+def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_FT_LEARN", "abc")
+    with pytest.raises(ConfigError, match="environment"):
+        config.load()

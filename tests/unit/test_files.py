@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 from pathlib import Path
 
@@ -203,3 +204,10 @@ def test_arbitrary_bytes_are_rows_or_a_clear_error(
     for read in (lambda: read_rows(path, text_column="0", label_column="1"), lambda: guess_columns(path)):
         with contextlib.suppress(ConfigError):
             assert read()
+
+
+def test_a_text_longer_than_the_csv_module_allows_is_read(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    path = written(tmp_path, "long.csv", "text,label\n" + f"short,a\n{'long ' * 60_000},b\n")
+    assert [len(row.text) for row in read_rows(path, text_column="text", label_column="label")] == [5, 300_000]
+    assert csv.field_size_limit() == before

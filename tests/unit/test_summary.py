@@ -145,3 +145,8 @@ def test_a_summary_never_holds_nan(tmp_path: Path) -> None:
         write_summary(tmp_path / "s.json", {"x": float("nan")})
     write_summary(tmp_path / "s.json", {"x": None, "y": "ü"})
     assert json.loads((tmp_path / "s.json").read_text("utf-8")) == {"x": None, "y": "ü"}
+
+
+def test_no_answer_is_never_right() -> None:
+    assert accuracy(["", "a"], ["", "a"]) == 0.5
+    assert macro_f1(["", "a"], ["", "a"]) == 0.5
