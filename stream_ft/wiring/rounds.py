@@ -100,7 +100,7 @@ class RoundProcess:
 
     def poll(self) -> Outcome | None:
         """The outcome once the process has ended or was killed for its budget; ``None`` while it runs."""
-        if self._process.poll() is None:
+        if not self._ended():
             why = self._over_budget()
             if not why:
                 return None

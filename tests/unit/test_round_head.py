@@ -156,3 +156,20 @@ def test_a_failed_round_says_why_in_its_result(tmp_path):
 
 def test_usage_is_told():
     assert main([]) == 2
+
+
+def test_what_is_judged_by_does_not_train(tmp_path):
+    """Labels drawn at random can only be right by chance, a quarter of them, unless the head has seen them."""
+    random = np.random.default_rng(5)
+
+    def at_random(i):
+        wide = random.normal(size=128).astype(np.float16)
+        return msgspec.structs.replace(
+            example(i, label=f"class {random.integers(4)}"), embedding=wide.tobytes(), embedding_base=BASE
+        )
+
+    train, judged = ([at_random(i) for i in range(start, start + 200)] for start in (0, 1_000))
+    honest = do(tmp_path / "honest", job(projection=512), train, judged)
+    assert sum(honest.scores_candidate) / 200 < 0.4
+    seen = do(tmp_path / "seen", job(projection=512), train + judged, judged)
+    assert sum(seen.scores_candidate) / 200 > 0.6, "a head that had seen them would be noticed"

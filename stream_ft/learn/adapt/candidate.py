@@ -169,6 +169,7 @@ def _trained(
         known = job.champion_base if way.continues else ""
         means = mean_embeddings(model, tokenizer, examples, known, device, trained=head.labels)
         start_head(head, optimizer, means)
+    _make_room()
     torch.manual_seed(job.seed)
     trained = train(
         task,

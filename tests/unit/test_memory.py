@@ -1,0 +1,46 @@
+"""Freed memory goes back to the system, where the allocator can be asked to."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from stream_ft import memory
+
+# Blocks below glibc's threshold for maps of their own, each second one kept until all are there: the heap grows, and
+# a last small one holds its end.
+GROWN = """
+import psutil
+from stream_ft.memory import give_back
+blocks = [bytearray(100_000) for _ in range(2_000)]
+end = bytearray(50_000)
+for block in blocks: block[::4096] = b"x" * len(block[::4096])
+del blocks, block
+before = psutil.Process().memory_info().rss
+give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+def is_glibc() -> bool:
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+@pytest.mark.skipif(not is_glibc(), reason="another allocator")
+def test_what_was_freed_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GROWN], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100 * 2**20
+
+
+def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.give_back() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loader of another system")
+def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.give_back() is False
