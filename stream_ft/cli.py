@@ -187,7 +187,13 @@ def simulate(
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int | None, float], None]]:
-    """A progress bar on stderr with the accuracy so far; what it yields is told ``done, all, accuracy``."""
+    """A progress bar on stderr with the accuracy so far; what it yields is told ``done, all, accuracy``.
+
+    Where stderr is no terminal, a line after each tenth.
+    """
+    if not sys.stderr.isatty():
+        yield _tenths()
+        return
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -197,6 +203,18 @@ def _bar() -> Iterator[Callable[[int, int | None, float], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("events", total=None, accuracy=0.0)
         yield lambda done, total, accuracy: progress.update(task, completed=done, total=total, accuracy=accuracy)
+
+
+def _tenths() -> Callable[[int, int | None, float], None]:
+    told = 0
+
+    def tell(done: int, total: int | None, accuracy: float) -> None:
+        nonlocal told
+        if total and done * 10 // total > told:
+            told = done * 10 // total
+            print(f"{done:,} of {total:,} events, accuracy {accuracy:.3f}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _in_words(summary: dict[str, object], out: Path) -> str:
