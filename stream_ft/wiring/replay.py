@@ -24,6 +24,8 @@ from msgspec import Struct
 
 from stream_ft.connectors.files import Row, read_rows
 from stream_ft.errors import ConfigError, StreamFTError
+from stream_ft.ingest.texts import blank
+from stream_ft.wiring.summary import macro_f1, right
 
 USERS = 50
 """Feedback comes from this many made-up users: one source alone may not introduce a label."""
@@ -33,6 +35,12 @@ READY_S = 60.0
 """How long a service may take to become ready."""
 RETRY_S = 30.0
 """How long a correction that was not acknowledged is sent again."""
+NOT_SEEN = (
+    "frozen_accuracy", "final_test_accuracy", "final_test_by_phase", "promotions", "refusals", "rollbacks",
+    "drift_alarms", "rounds", "train_steps", "train_cpu_s", "predict_cpu_s", "cpu_ms_per_event", "peak_rss_mb",
+    "recall_at_precision_99", "versions",
+)  # fmt: skip
+"""Of ``summary.json``, what happens inside the service: ``null`` here; ``stream-ft status`` tells."""
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -106,13 +114,15 @@ def replay(
         raise ConfigError(f"A noise of {noise} is not a share.", "Give a number between 0 and 1.")
     if as_ not in ("feedback", "labels"):
         raise ConfigError(f"Corrections cannot be sent as {as_!r}.", "Use --as feedback or --as labels.")
-    rows = read_rows(Path(file), text_column=text_column, label_column=label_column, phase_column=phase_column)[:limit]
+    read = read_rows(Path(file), text_column=text_column, label_column=label_column, phase_column=phase_column)[:limit]
+    rows = [row for row in read if not (blank(row.text) or blank(row.label))]
     player = _Player(
         rows, told=told_labels(rows, noise=noise, seed=seed), as_=as_, delay=label_delay, seed=seed, tell=tell
     )
     started = time.monotonic()
     asyncio.run(player.play(url, rate=rate, token=token))
-    summary = player.summary() | {
+    summary = dict.fromkeys(NOT_SEEN) | player.summary() | {
+        "refused_rows": len(read) - len(rows),
         "wall_s": time.monotonic() - started,
         "seed": seed,
         "config": {
@@ -230,7 +240,7 @@ class _Player:
             return
         self._seconds.append(came - sent)
         self._outputs[place] = given.label
-        self._right += given.label == row.label
+        self._right += right(row.label, given.label)
         self._tell(len(self._seconds), self._right)
         await self._seen(client, answer.version, came)
         await asyncio.sleep(self._delay)
@@ -297,6 +307,7 @@ class _Player:
                 }
                 for phase in phases
             ],
+            "macro_f1": macro_f1([row.label for row in self._rows], [output or "" for output in self._outputs]),
             "dropped_requests": self._dropped,
             "corrections": {
                 "acknowledged": self._acknowledged,
@@ -332,7 +343,7 @@ class _Player:
         )
 
     def _hits(self) -> list[bool]:
-        return [output == row.label for output, row in zip(self._outputs, self._rows, strict=True)]
+        return [right(row.label, output or "") for output, row in zip(self._outputs, self._rows, strict=True)]
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -291,3 +291,18 @@ def test_percentiles() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([float(i) for i in range(1, 101)], 0.99) == 99.0
     assert percentile([7.0], 0.99) == 7.0
+
+
+def test_every_name_of_a_summary_is_there_and_rows_without_a_text_are_no_dropped_requests(file: Path) -> None:
+    file.write_text(file.read_text() + "\n,a,two\nno label,,two")
+    with serving(Service()) as url:
+        summary = played(file, url)
+    names = (
+        "events classes prequential_accuracy prequential_by_phase frozen_accuracy final_test_accuracy"
+        " final_test_by_phase promotions refusals rollbacks drift_alarms rounds train_steps train_cpu_s predict_cpu_s"
+        " cpu_ms_per_event feedback_to_live_s dropped_requests wall_s peak_rss_mb macro_f1 recall_at_precision_99"
+        " versions seed config"
+    )
+    assert set(names.split()) <= summary.keys()
+    assert (summary["events"], summary["refused_rows"], summary["dropped_requests"]) == (40, 2, 0)
+    assert summary["macro_f1"] is not None
