@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from stream_ft.connectors.files import Row
 from stream_ft.demo.plan import Plan
+from stream_ft.demo.screen import News
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.report import Report
 from stream_ft.wiring.summary import Told, accuracy, by_phase, macro_f1, percentile, versions
@@ -25,6 +26,7 @@ class Seen(Struct, frozen=True, kw_only=True):
         frozen_from: first row that the frozen copy answered itself; before it is the live model.
         sent_at: when each row was sent, ascending.
         happenings: as the learner told them.
+        said: what the demo did itself is among these, of kind ``demo``.
         final: answers to the final test, live, frozen, softmax.
         waits: seconds from feedback to live, one for each event that got there.
         latencies: seconds of each answer.
@@ -46,6 +48,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     serve_cpu_s: float
     peak_rss_mb: float
     wall_s: float
+    said: Sequence[News] = ()
 
 
 def story(seen: Seen) -> list[Told]:
@@ -103,12 +106,19 @@ def summary(plan: Plan, seen: Seen) -> dict[str, Any]:
 
 def report(plan: Plan, seen: Seen, result: dict[str, Any]) -> Report:
     """The report of the same run."""
+
+    def hits(outputs: Sequence[str]) -> list[bool]:
+        return [row.label == output for row, output in zip(seen.rows, outputs, strict=True)]
+
     return Report(
         title=f"stream_ft demo: {plan.title}",
         summary=result,
-        live=[row.label == output for row, output in zip(seen.rows, seen.outputs, strict=True)],
-        frozen=[row.label == output for row, output in zip(seen.rows, seen.frozen, strict=True)],
+        live=hits(seen.outputs),
+        frozen=hits(seen.frozen),
+        softmax=hits(seen.softmax),
         story=story(seen),
+        said=[(min(news.at, len(seen.rows)), news.text) for news in seen.said if news.kind == "demo"],
         phases=plan.phases(),
+        phase_names=getattr(plan, "phase_names", {}),
         latency_s=seen.latencies,
     )

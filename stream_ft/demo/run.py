@@ -21,7 +21,8 @@ from stream_ft.demo.play import Play
 from stream_ft.demo.screen import Picture, plain, render
 from stream_ft.demo.system import System
 from stream_ft.demo.talk import talk
-from stream_ft.wiring.report import headline, write_report
+from stream_ft.wiring.report import write_report
+from stream_ft.wiring.standing import before_headline, headline
 from stream_ft.wiring.summary import write_summary
 
 PLAIN_S = 10.0
@@ -110,6 +111,8 @@ def _last_words(console: Console, result: dict[str, Any], out: Path) -> None:
         f"{result['dropped_requests']} of {result['requests']:,} requests dropped",
     ]
     console.print(f"{', '.join(counts)}.", highlight=False, soft_wrap=True)
+    for line in before_headline(result):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(headline(result), style="bold", highlight=False, soft_wrap=True)
     console.print(f"The report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 

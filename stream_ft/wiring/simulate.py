@@ -407,6 +407,7 @@ def _report(title: str, result: dict[str, Any], scores: Scores, run: Simulation)
         summary=result,
         live=hits(scores.outputs),
         frozen=None if scores.frozen is None else hits(scores.frozen),
+        softmax=None if scores.softmax is None else hits(scores.softmax),
         story=run.story.told,
         phases=[(first, name) for name, first in phases.items()],
     )

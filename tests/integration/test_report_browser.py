@@ -107,7 +107,7 @@ def sample() -> Report:
             {"phase": "2", "events": 1_870, "accuracy": 0.86},
         ],
         "frozen_accuracy": sum(frozen) / events,
-        "online_softmax_accuracy": 0.83,
+        "online_softmax_accuracy": 0.88,
         "final_test_accuracy": 0.947,
         "frozen_final_test_accuracy": 0.653,
         "online_softmax_final_test_accuracy": 0.871,
@@ -126,8 +126,16 @@ def sample() -> Report:
         summary=summary,
         live=live,
         frozen=frozen,
+        softmax=[random_.random() < min(0.85, i / 400) for i in range(events)],
         story=sorted(story, key=lambda told: told.event),
         phases=[(0, "1"), (1_530, "2")],
+        phase_names={"1": "fifteen intents", "2": "one intent more, and two desks have exchanged their work"},
+        said=[
+            (0, "Customers begin to write."),
+            (2_700, "A broken import publishes 700 labels: two messages a line, labels shuffled."),
+            (2_720, "The operator rolls back to v4.18.0 and puts the import in quarantine, with one message."),
+            (3_400, "The final test: 600 messages that never came before."),
+        ],
         latency_s=[random_.lognormvariate(-4.6, 0.6) for _ in range(events)],
     )
 
@@ -159,6 +167,36 @@ def test_report_opens_from_a_file(browser: sync_api.Browser, page_file: Path, wi
     context.close()
 
 
+def test_a_narrow_screen_hides_nothing_to_the_side_and_is_not_endless(
+    browser: sync_api.Browser, page_file: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollHeight") < 7_500
+    page.evaluate("document.querySelectorAll('details:not(.all)').forEach(part => part.open = true)")
+    cut = """[...document.querySelectorAll('.scroll, .scroll td, .scroll caption, .standing, .said')]
+             .filter(part => part.scrollWidth > part.clientWidth && part.clientWidth > 0).length"""
+    assert page.evaluate(cut) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_every_text_of_the_picture_is_inside_it(browser: sync_api.Browser, page_file: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    out = page.evaluate(
+        """() => { const svg = [...document.querySelectorAll('svg.curve')].find(s => s.getBoundingClientRect().width);
+                   const box = svg.getBoundingClientRect();
+                   return [...svg.querySelectorAll('text, circle')].map(t => [t.textContent, t.getBoundingClientRect()])
+                     .filter(([, r]) => r.left < box.left || r.right > box.right).map(([text]) => text) }"""
+    )
+    assert out == []
+    context.close()
+
+
 def rgb(colour: str) -> list[float]:
     return [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
 
@@ -171,7 +209,14 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     ("selector", "least"),
-    [("h1", 7.0), ("figcaption", 4.5), ("th", 4.5), (".verdict-accepted", 4.5), (".verdict-refused", 4.5)],
+    [
+        ("h1", 7.0),
+        ("figcaption", 4.5),
+        ("th", 4.5),
+        (".verdict-accepted", 4.5),
+        (".verdict-refused", 4.5),
+        (".lost", 4.5),
+    ],
 )
 def test_text_stands_out_from_its_ground(
     browser: sync_api.Browser, page_file: Path, scheme: str, selector: str, least: float

@@ -20,8 +20,8 @@ from stream_ft.demo.screen import News, Picture, plain, render, sparkline
 from stream_ft.demo.system import System, settings_text
 from stream_ft.errors import ConfigError
 from stream_ft.wiring.happening import Happening
-from stream_ft.wiring.report import headline
 from stream_ft.wiring.report import render as render_report
+from stream_ft.wiring.standing import headline
 
 
 def shown(picture: Picture, width: int) -> str:

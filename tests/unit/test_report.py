@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from stream_ft.wiring.chart import Mark, Point, buckets, curve_svg, histogram_svg, rolling, ticks
+from stream_ft.wiring.chart import Mark, Point, buckets, curve_svg, histogram_svg, rolling, spread, ticks
 from stream_ft.wiring.happening import Happening
-from stream_ft.wiring.report import Report, headline, render, write_report
+from stream_ft.wiring.report import Report, render, write_report
+from stream_ft.wiring.report_words import MOST_REASONS
+from stream_ft.wiring.standing import before_headline, headline
 from stream_ft.wiring.summary import Told
 
 VOID = {"meta", "link", "br", "hr", "img"}
@@ -104,7 +106,11 @@ def report(**over: Any) -> Report:
         "summary": summary(),
         "live": [True] * 200 + [False] * 200,
         "frozen": [True] * 400,
-        "story": [told(120, "promotion", "better"), told(300, "refusal", "worse"), told(350, "rollback", "by hand")],
+        "story": [
+            told(120, "promotion", "better"),
+            told(300, "refusal", "The lower bound is too low.", round_kind="head"),
+            told(350, "rollback", "by hand"),
+        ],
         "phases": [(0, "1"), (200, "2")],
         "latency_s": [0.004] * 99 + [0.3],
     }
@@ -161,7 +167,7 @@ def test_a_reason_given_twice_is_told_once():
     row = summary()["versions"][1]
     text = plain(render(report(summary=summary(versions=[row, row], refusals=2))))
     assert "2 candidates did not go live" in text
-    assert "The lower bound is too low. (2 times)" in text
+    assert "Head round: The lower bound is too low. (2 times)" in text
 
 
 def test_drift_and_rollback_are_told():
@@ -172,6 +178,7 @@ def test_drift_and_rollback_are_told():
 
 def test_gate_numbers_are_in_the_table():
     text = plain(render(report()))
+    assert "v0.2.0 accepted lora" in text
     assert "It is better. 80.0% 90.0% +5.0% 210" in text
     assert "The lower bound is too low. 90.0% 70.0% -25.0% 210" in text
 
@@ -221,8 +228,114 @@ def test_a_long_table_says_what_it_leaves_out():
     rows = [told(i, "note", f"note {i}") for i in range(900)]
     page = render(report(story=rows))
     assert "The newest 400 of 900." in page
+    assert "<summary>Show all 400</summary>" in page
     assert "note 899" in page
     assert "note 499<" not in page
+
+
+def test_the_headline_comes_after_the_stream_and_what_was_lost():
+    lost = summary(prequential_accuracy=0.79, online_softmax_accuracy=0.82, final_test_accuracy=0.5)
+    assert before_headline(lost) == [
+        "Over the stream, each message predicted before it was learned: "
+        "frozen 70.0%, plain online softmax 82.0%, stream_ft 79.0%.",
+        "stream_ft loses to the plain online softmax by 3.0 points over the stream.",
+        "stream_ft loses to the plain online softmax by 31.0 points and to the frozen copy by 10.0 points "
+        "on the final test.",
+    ]
+    assert len(before_headline(summary())) == 1, "nothing was lost"
+    no_final = summary(frozen_final_test_accuracy=None, online_softmax_accuracy=0.9)
+    assert before_headline(no_final) == ["stream_ft loses to the plain online softmax by 5.0 points over the stream."]
+    assert before_headline({"events": 0}) == []
+
+
+def test_a_loss_to_the_online_softmax_is_in_the_first_paragraph_and_on_its_card():
+    page = render(report(summary=summary(prequential_accuracy=0.79, online_softmax_accuracy=0.82)))
+    first = plain(page[page.index("What was gained") : page.index("</p>", page.index("What was gained"))])
+    assert "A plain online softmax on the pretrained embeddings reaches 82.0%" in first
+    assert "stream_ft loses to it by 3.0 points over the stream" in first
+    card = page[page.index('<div class="standing">') : page.index('<dl class="figures">')]
+    assert "82.0%" in card
+    assert "stream_ft loses to the plain online softmax by 3.0 points over the stream." in card
+    assert "14.0 points ahead of the plain online softmax, 35.0 points ahead of the frozen copy" in card
+    assert 'class="softmax"' not in page
+    assert 'class="softmax"' in render(report(softmax=[True] * 400))
+
+
+def test_when_the_frozen_copy_was_taken_is_told_as_it_was():
+    assert "frozen after its first 1,000 labels" in plain(render(report()))
+    page = plain(render(report(summary=summary(frozen_after=267))))
+    assert "frozen after the first 267 messages" in page
+    assert "frozen copy, after the first 267 messages" in page
+    assert "1,000 labels" not in page
+
+
+def test_what_the_demo_did_is_told_and_numbered_on_the_axis():
+    names = {"1": "as it was", "2": "two desks exchanged"}
+    page = render(report(said=[(0, "Customers write."), (310, "An <import> breaks.")], phase_names=names))
+    text = plain(page)
+    assert "What the demo did Event 0. Customers write. Event 310. An &lt;import&gt; breaks." in text
+    assert "<title>Event 310: An &lt;import&gt; breaks.</title><circle" in page
+    assert "phase 2: two desks exchanged" in text
+    assert "Phase 2: two desks exchanged." in text
+    assert "Over the stream 2: two desks exchanged 200 80.0%" in text
+    assert "What the demo did" not in render(report())
+
+
+def test_phases_have_words_only_where_there_is_room_for_all():
+    svg = curve_svg(
+        [], [], 100, phases=[(0, "1"), (90, "2")], phase_names={"1": "one", "2": "two " * 9}, width=380, ident="x"
+    )
+    assert ">phase 1<" in svg
+    assert ">phase 2<" in svg
+
+
+def test_numbers_on_the_axis_do_not_hide_each_other():
+    assert spread([10, 12, 300], 19, 0, 300) == [10, 29, 300]
+    assert spread([0, 299, 300], 19, 0, 300) == [0, 281, 300]
+    assert spread([], 19, 0, 300) == []
+
+
+def test_refusals_have_their_event_and_round():
+    happened = [
+        told(120, "promotion", "better"),
+        told(300, "refusal", "The lower bound is too low.", round_kind="head"),
+    ]
+    text = plain(render(report(story=happened)))
+    assert "Event 300, head round: The lower bound is too low." in text
+    assert "refused head 300 The lower bound is too low." in text
+    assert "300 refusal head The lower bound is too low." in text
+
+
+def test_of_many_refusals_those_furthest_from_passing_are_told():
+    row = summary()["versions"][1]
+    many = [row | {"reason": f"reason {i}.", "numbers": {"lower_bound": -i / 100}} for i in (9, 1, 8, 2, 7, 3, 6, 5)]
+    page = render(report(summary=summary(versions=many, refusals=8)))
+    told_of = page[page.index("What was refused") : page.index("</ul>")]
+    assert re.findall(r"reason \d", told_of) == [f"reason {i}" for i in (9, 8, 7, 6, 5)]
+    assert f"The {MOST_REASONS} that were furthest from passing" in told_of
+
+
+def test_the_beginning_of_a_round_is_not_told_again_after_its_verdict():
+    page = render(report(story=[told(10, "round", "A head round began."), told(11, "note", "A note.")]))
+    assert "A head round began." not in page
+    assert "A note." in page
+
+
+def test_long_lists_are_folded_newest_first():
+    rows = [
+        {"name": f"v0.{i}.0", "kind": "head", "verdict": "accepted", "reason": f"why {i}.", "numbers": {}}
+        for i in range(30)
+    ]
+    page = render(report(summary=summary(versions=rows)))
+    folded = page.index("<summary>Show the 22 before them</summary>")
+    assert page.index("why 29.") < page.index("why 22.") < folded < page.index("why 21.") < page.index("why 0.")
+
+
+def test_the_last_number_of_the_axis_is_not_cut():
+    for width in (380, 1000):
+        svg = curve_svg([], [], 10_003, phases=[], width=width, ident="x")
+        place, anchor = re.findall(r'class="tick" x="([\d.]+)" [^>]*text-anchor="(\w+)">10,000<', svg)[0]
+        assert float(place) + (0 if anchor == "end" else 7.2 * len("10,000") / 2) <= width
 
 
 def test_rolling_is_the_mean_of_the_last_events():
