@@ -269,6 +269,9 @@ class Core:
             self.unloaded = why
             return
         self.engine.activate(self.state.base)
+        if self.in_force.base not in ("", self.state.base):
+            # One set is enough here: a rollback, which is rare, reads the registry again.
+            self.engine.drop(self.in_force.base)
         self.in_force, self.unloaded = self.state, ""
         self.head = head
         self.dossier = dossier.read(data)

@@ -53,3 +53,21 @@ def test_no_round_starts_until_the_version_can_be_loaded(tmp_path: Path) -> None
     assert learning.loop.ready()[0]
     assert learning.core.round is not None
     learning.close()
+
+
+def test_a_learner_keeps_one_set_of_tensors_however_many_bases_come(tmp_path: Path) -> None:
+    learning = Learning(tmp_path)
+    learning.step(2)
+    for number in range(4):
+        state = learning.core.state
+        base = learning.registry.put({"tensors.safetensors": bytes([number])})
+        learning.issue(
+            control.Promote, base=base, start_head=state.start_head, parent=state.base, expected_epoch=state.epoch
+        )
+        learning.step()
+        assert learning.core.in_force.base == base
+        assert learning.engine.prepared == [base]
+    learning.issue(control.Rollback, to_epoch=0, reason="back")
+    learning.step()
+    assert learning.engine.prepared == [learning.core.in_force.base]
+    learning.close()
