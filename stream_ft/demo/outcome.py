@@ -26,6 +26,7 @@ class Seen(Struct, frozen=True, kw_only=True):
         frozen_from: first row that the frozen copy answered itself; before it is the live model.
         sent_at: when each row was sent, ascending.
         happenings: as the learner told them.
+        import_verdicts: of the rounds that learned from the whole broken import.
         said: what the demo did itself is among these, of kind ``demo``.
         final: answers to the final test, live, frozen, softmax.
         waits: seconds from feedback to live, one for each event that got there.
@@ -49,6 +50,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     peak_rss_mb: float
     wall_s: float
     said: Sequence[News] = ()
+    import_verdicts: Sequence[str] = ()
 
 
 def story(seen: Seen) -> list[Told]:
@@ -92,6 +94,7 @@ def summary(plan: Plan, seen: Seen) -> dict[str, Any]:
         "predict_cpu_s": round(seen.serve_cpu_s, 3),
         "cpu_ms_per_event": round(1_000 * seen.cpu_s / events, 3) if events else None,
         "feedback_to_live_s": {"p50": percentile(seen.waits, 0.5), "p99": percentile(seen.waits, 0.99)},
+        "import_verdicts": list(seen.import_verdicts),
         "requests": seen.sent,
         "dropped_requests": seen.dropped,
         "wall_s": round(seen.wall_s, 3),
@@ -119,6 +122,6 @@ def report(plan: Plan, seen: Seen, result: dict[str, Any]) -> Report:
         story=story(seen),
         said=[(min(news.at, len(seen.rows)), news.text) for news in seen.said if news.kind == "demo"],
         phases=plan.phases(),
-        phase_names=getattr(plan, "phase_names", {}),
+        phase_names=plan.phase_names,
         latency_s=seen.latencies,
     )

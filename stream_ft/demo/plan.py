@@ -40,6 +40,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         min_evaluation: examples that the gate asks for.
         seed: of who labels what.
         told: what was guessed about the user's file, in words.
+        phase_names: what each phase of the stream is, in words.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     min_evaluation: int = 200
     seed: int = 0
     told: str = ""
+    phase_names: dict[str, str] = {}
 
     def phases(self) -> list[tuple[int, str]]:
         """First event and name of each phase of the stream."""
@@ -73,6 +75,10 @@ def of_shop(limit: int | None = None) -> Plan:
         test=shop.committed("test"),
         more=list(more),
         imported=spoiled(last, IMPORTED, seed=1),
+        phase_names={
+            "1": "before the change",
+            "2": "two after-sales desks have exchanged their work, and click and collect is new",
+        },
         later=list(shop.generate(shop.SEED + 2, rows=LATER, phase_1=0, test=0).stream),
     )
 

@@ -125,6 +125,8 @@ class Play:
             serve_cpu_s=after.serve_cpu_s - before.serve_cpu_s,
             peak_rss_mb=self._peak,
             wall_s=time.monotonic() - self._begun,
+            said=self.picture.news,
+            import_verdicts=self.import_verdicts(),
         )
 
     def say(self, text: str, kind: str = "demo") -> None:
@@ -188,7 +190,7 @@ class Play:
         picture.version, picture.versions = version, len(self._versions)
         picture.examples = int((learner.get("counts") or {}).get("train") or 0)
         picture.next_round = str((learner.get("next_round") or {}).get("reason") or "")
-        picture.sent, picture.dropped = client.sent, client.dropped
+        picture.sent, picture.dropped, picture.last_error = client.sent, client.dropped, client.last_error
         picture.latency_ms = 1_000 * sorted(client.latencies)[len(client.latencies) // 2] if client.latencies else None
         self._show(picture)
 
