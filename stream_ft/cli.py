@@ -129,6 +129,12 @@ def demo(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="Your own messages with their labels.")
     ] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text-column", metavar="C", help="Of FILE, if the guess is wrong.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", metavar="C", help="Of FILE, if the guess is wrong.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Encoder: Hugging Face name or path.")
     ] = None,
@@ -139,7 +145,7 @@ def demo(
     """Watch a model learn from a shop's messages: served, corrected, drifting, promoted, refused, rolled back."""
     from stream_ft.demo.run import run
 
-    raise typer.Exit(run(out=out, data=data, model=model))
+    raise typer.Exit(run(out=out, data=data, text_column=text_column, label_column=label_column, model=model))
 
 
 @app.command()
@@ -281,7 +287,7 @@ def replay(
             limit=limit,
             seed=seed,
             token=token,
-            tell=lambda done, right: told(done, limit, right / max(1, done)),
+            tell=told,
         )
     for name, value in summary.items():
         if isinstance(value, int | float | str):

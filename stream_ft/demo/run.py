@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from stream_ft.config import ModelSettings
@@ -21,12 +21,14 @@ from stream_ft.demo.play import Play
 from stream_ft.demo.screen import Picture, plain, render
 from stream_ft.demo.system import System
 from stream_ft.demo.talk import talk
+from stream_ft.errors import ConfigError
 from stream_ft.wiring.report import write_report
 from stream_ft.wiring.standing import before_headline, headline
 from stream_ft.wiring.summary import write_summary
 
 PLAIN_S = 10.0
 WIDEST = 110
+STOPPING = "Stopping: the server and the learner are asked to end ..."
 ADAPT_AT = 0.41
 """The encoder is trained once there are this many training examples, as a share of the stream."""
 
@@ -35,6 +37,8 @@ def run(
     *,
     out: Path,
     data: Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     model: str | None = None,
     limit: int | None = None,
     interactive: bool | None = None,
@@ -44,6 +48,7 @@ def run(
     Args:
         out: folder.
         data: the user's own labelled texts; the shop's messages if ``None``.
+        text_column, label_column: columns of ``data``; guessed if ``None``.
         model: Hugging Face name or path of the encoder.
         limit: only this many messages of the shop.
         interactive: stay and talk at the end; on a terminal if ``None``.
@@ -56,7 +61,13 @@ def run(
         StreamFTError: the system did not start or did not stay up.
     """
     console = Console()
-    plan = plans.of_shop(limit) if data is None else plans.of_file(data)
+    if data is None and (text_column is not None or label_column is not None):
+        raise ConfigError("--text-column and --label-column are of a file.", "Say which one with --data.")
+    plan = (
+        plans.of_shop(limit)
+        if data is None
+        else plans.of_file(data, text_column=text_column, label_column=label_column)
+    )
     if plan.told:
         console.print(plan.told, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
@@ -66,18 +77,35 @@ def run(
     )
     comparison = None
     try:
-        seconds = system.wait_ready()
+        seconds = _started(console, system)
         console.print(
             f"It serves at {system.url} after {seconds:.0f} s; its log is {system.folder / 'log.txt'}.", highlight=False
         )
         comparison = Comparison(system.folder / "registry", model or ModelSettings().base)
         stay = console.is_terminal and sys.stdin.isatty() if interactive is None else interactive
-        asyncio.run(_perform(console, plan, system, comparison, out, stay=stay))
+        asyncio.run(interruptible(console, _perform(console, plan, system, comparison, out, stay=stay)))
     finally:
         if comparison is not None:
             comparison.close()
         system.stop()
     return 0
+
+
+def _started(console: Console, system: System) -> float:
+    try:
+        return system.wait_ready()
+    except KeyboardInterrupt:
+        console.print(STOPPING, highlight=False)
+        raise
+
+
+async def interruptible(console: Console, performance: Coroutine[Any, Any, None]) -> None:
+    """On Ctrl-C say at once what goes on: a round that runs, and two processes, take seconds to end."""
+    try:
+        await performance
+    except asyncio.CancelledError:
+        console.print(STOPPING, highlight=False)
+        raise
 
 
 async def _perform(
@@ -94,15 +122,16 @@ async def _perform(
         result = summary(plan, seen)
         write_summary(out / "summary.json", result)
         write_report(out / "report.html", report(plan, seen, result))
-        _last_words(console, result, out)
+        last_words(console, result, out)
         if stay:
             await talk(console, system, play.client, plan)
-            _last_words(console, result, out)
+            last_words(console, result, out)
     finally:
         await play.client.close()
 
 
-def _last_words(console: Console, result: dict[str, Any], out: Path) -> None:
+def last_words(console: Console, result: dict[str, Any], out: Path) -> None:
+    """What came of it: counts, the three learners over the stream, where stream_ft lost, the headline, the report."""
     counts = [
         _count(result["promotions"], "promotion"),
         _count(result["refusals"], "refusal"),
@@ -125,9 +154,13 @@ def _count(number: int, one: str) -> str:
 def _screen(console: Console) -> Iterator[Callable[[Picture], None]]:
     """On a terminal a live screen, elsewhere a line every ten seconds and one for each piece of news."""
     if console.is_terminal:
-        width = min(WIDEST, console.width)
-        with Live(render(Picture(), width), console=console, refresh_per_second=4) as live:
-            yield lambda picture: live.update(render(picture, width))
+
+        def drawn(picture: Picture) -> RenderableType:
+            # Asked each time: a window may be resized. The last line is left free, so that nothing is cut off.
+            return render(picture, min(WIDEST, console.width), console.height - 1)
+
+        with Live(drawn(Picture()), console=console, refresh_per_second=4) as live:
+            yield lambda picture: live.update(drawn(picture))
         return
     told = 0
     last = -PLAIN_S

@@ -19,6 +19,8 @@ from msgspec import Struct
 from stream_ft.errors import ConfigError, StreamFTError
 
 MARK = "demo.toml"
+COMMAND = "stream-ft: "
+"""What the command line puts before what is wrong."""
 READY_S = 120.0
 STOP_S = 30.0
 
@@ -125,7 +127,7 @@ class System:
         with httpx.Client(base_url=self.url, timeout=2, trust_env=False) as http:
             while time.monotonic() - begin < READY_S:
                 if self._process.poll() is not None:
-                    raise StreamFTError(f"stream-ft up ended at once: {self.last_words()}", "See the log of the demo.")
+                    raise self._failed()
                 try:
                     if http.get("/readyz").is_success and (self.folder / "learn.status.json").exists():
                         return time.monotonic() - begin
@@ -136,10 +138,21 @@ class System:
             f"stream-ft up was not ready after {READY_S:.0f} s: {self.last_words()}", f"See {self.folder / 'log.txt'}."
         )
 
+    def _failed(self) -> StreamFTError:
+        """Why it ended before it was ready: in its own words, if it said what is wrong and what to do."""
+        said = [line.removeprefix(COMMAND) for line in self._log_lines() if line.startswith(COMMAND)]
+        kind = ConfigError if self._process.returncode == 2 else StreamFTError
+        if said:
+            return kind(said[0])
+        return kind(f"stream-ft up ended at once: {self.last_words()}", f"See {self.folder / 'log.txt'}.")
+
     def last_words(self) -> str:
-        """The last line of the log."""
-        lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing."
+        """The last line of the log, without the name of the command that said it."""
+        lines = self._log_lines()
+        return lines[-1].removeprefix(COMMAND) if lines else "it said nothing."
+
+    def _log_lines(self) -> list[str]:
+        return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
 
     def alive(self) -> bool:
         """False once ``up`` has ended."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +68,7 @@ def test_its_last_lines_tell_who_won_and_where_the_report_is(
     assert f"stream_ft {result['final_test_accuracy']:.1%}, at " in last(lines, "On this data: frozen ")
     assert lines[-1].endswith("report.html")
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Over the stream, each message predicted before it was learned: frozen " in done.stdout
     assert "What was gained" in page
     assert "Rolled back at event" in page
 
@@ -78,3 +81,27 @@ def test_nothing_is_left_running(demo: tuple[subprocess.CompletedProcess[str], P
     assert left == []
     statuses = json.loads((out / "state" / "learn.status.json").read_text(encoding="utf-8"))
     assert not psutil.pid_exists(statuses["pid"])
+
+
+def test_ctrl_c_is_answered_at_once_and_ends_everything(tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stdout is not None
+    try:
+        if not any("Customers begin" in line for line in demo.stdout):
+            pytest.skip("the demo did not start: its encoder is not here")
+        begun = time.monotonic()
+        demo.send_signal(signal.SIGINT)
+        next(line for line in demo.stdout if line.startswith("Stopping"))
+        assert time.monotonic() - begun < 3
+        _, errors = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+        demo.wait()
+    assert demo.returncode == 130
+    assert errors == ""

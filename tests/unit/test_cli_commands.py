@@ -63,10 +63,11 @@ def test_a_process_gets_its_settings_and_gives_the_exit_code(
 def test_the_demo_is_told_everything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = behind(monkeypatch, "stream_ft.demo.run", "run", 0)
     assert run("demo").code == 0
-    assert run("demo", "--data", "x.csv", "--model", "m", "--out", "o").code == 0
+    columns = ("--text-column", "body", "--label-column", "2")
+    assert run("demo", "--data", "x.csv", *columns, "--model", "m", "--out", "o").code == 0
     assert [kwargs for _, kwargs in calls] == [
-        {"out": Path("demo-out"), "data": None, "model": None},
-        {"out": Path("o"), "data": Path("x.csv"), "model": "m"},
+        {"out": Path("demo-out"), "data": None, "text_column": None, "label_column": None, "model": None},
+        {"out": Path("o"), "data": Path("x.csv"), "text_column": "body", "label_column": "2", "model": "m"},
     ]
 
 

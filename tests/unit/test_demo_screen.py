@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from stream_ft.config import read_file
@@ -16,7 +18,8 @@ from stream_ft.demo import plan as plans
 from stream_ft.demo.outcome import Seen, report, story, summary
 from stream_ft.demo.plan import Plan
 from stream_ft.demo.play import rollback_target
-from stream_ft.demo.screen import News, Picture, plain, render, sparkline
+from stream_ft.demo.run import interruptible, last_words, run
+from stream_ft.demo.screen import News, Picture, digest, plain, render, sparkline, wrapped
 from stream_ft.demo.system import System, settings_text
 from stream_ft.errors import ConfigError
 from stream_ft.wiring.happening import Happening
@@ -24,9 +27,9 @@ from stream_ft.wiring.report import render as render_report
 from stream_ft.wiring.standing import headline
 
 
-def shown(picture: Picture, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(render(picture, width))
+def shown(picture: Picture, width: int, height: int = 40) -> str:
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
+    console.print(render(picture, width, height))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -42,15 +45,87 @@ def test_the_screen_fits_and_says_everything(width: int):
         live_curve=[i / 300 for i in range(300)],
         frozen_curve=[0.5] * 300,
         version="v0.3.0",
+        versions=4,
         sent=777,
         dropped=2,
+        latency_ms=72.4,
+        last_error="503 from /predict: the queue is full",
         news=[News(at=i, kind="promotion", text=f"happening {i} [bold]as typed[/bold]") for i in range(30)],
     )
     text = shown(picture, width)
     assert max(map(len, text.splitlines())) <= width
-    for part in ("91.2%", "65.3%", "v0.3.0", "777 sent", "2 dropped", "happening 29 [bold]"):
+    for part in (
+        "Right answers among the last 200 messages", "91.2%", "65.3%", "v0.3.0   3 versions so far",
+        "777 sent, 2 dropped, median 72 ms", "503 from /predict: the queue is", "happening 29 [bold]",
+    ):  # fmt: skip
         assert part in text
     assert "happening 3 " not in text
+
+
+def test_what_a_dropped_request_met_is_not_told_while_none_was_dropped():
+    assert "last dropped" not in shown(Picture(last_error="503"), 80)
+    assert "(the last: 503)" in plain(Picture(last_error="503", dropped=1))
+    assert "503" not in plain(Picture(last_error="503"))
+
+
+@pytest.mark.parametrize(("versions", "said"), [(0, ""), (1, ""), (2, "1 version so far"), (3, "2 versions so far")])
+def test_the_version_that_knows_nothing_is_not_counted(versions: int, said: str):
+    text = shown(Picture(version="v0.1.0", versions=versions), 80)
+    assert said in text
+    assert ("so far" in text) == bool(said)
+
+
+def promotion(number: int) -> News:
+    text = f"Live: v0.{number}.0 -> v0.{number + 1}.0, by a head round: As good or better: +1.5 points on 200 examples."
+    return News(at=number, kind="promotion", text=text)
+
+
+STORY = [
+    promotion(2),
+    News(at=500, kind="drift", text="Drift: Errors rose from 7.4% to 30.0%."),
+    promotion(3),
+    News(at=900, kind="demo", text="A broken import publishes 700 labels: two messages a line, labels shuffled."),
+    promotion(4),
+    News(at=950, kind="refusal", text="Refused: A head round: " + "very long reason " * 20),
+    promotion(5),
+    News(at=960, kind="rollback", text="Rolled back: v0.5.0 -> v0.6.0: a broken import was found"),
+    *[promotion(i) for i in range(6, 40)],
+]
+
+
+@pytest.mark.parametrize("end", range(1, len(STORY) + 1))
+def test_a_small_terminal_cuts_nothing_off_and_shows_the_newest(end: int):
+    picture = Picture(title="T", news=STORY[:end], dropped=1, last_error="long " * 40, next_round="Waiting " * 20)
+    console = Console(file=io.StringIO(), width=80, height=24, color_system=None, force_terminal=True)
+    lines = shown(picture, 80, 24).splitlines()
+    assert len(lines) <= console.height
+    assert max(map(len, lines)) <= 80
+    top = next(index for index, line in enumerate(lines) if "What just happened" in line)
+    newest = STORY[end - 1]
+    assert lines[top + 1].split()[1] == f"{newest.at:,}"
+    assert newest.text.removeprefix("Live: ")[:30] in lines[top + 1]
+
+
+def test_the_story_does_not_scroll_away_under_routine_promotions():
+    text = shown(Picture(news=STORY), 80, 24)
+    assert "34 promotions, the last v0.39.0 -> v0.40.0" in text
+    for part in ("Drift: Errors rose", "A broken import publishes", "Refused: A head round", "Rolled back: v0.5.0"):
+        assert part in text
+    assert "v0.6.0 -> v0.7.0" not in text
+
+
+def test_a_newly_trained_encoder_is_no_routine():
+    news = [promotion(1), News(at=5, kind="promotion", text="Live: v0.2.0 -> v2.3.0, by a lora round: x"), promotion(2)]
+    assert [row.text[:12] for row in digest(news)] == ["Live: v0.2.0", "Live: v0.2.0", "Live: v0.1.0"]
+    assert digest(news)[1] == news[1]
+
+
+def test_long_words_and_wide_letters_are_wrapped_by_their_columns():
+    assert wrapped("one two three", 7, 9) == ["one two", "three"]
+    assert wrapped("a" * 9, 4, 9) == ["aaaa", "aaaa", "a"]
+    assert wrapped("one two three four", 8, 2) == ["one two", "three f…"]
+    assert all(cell_len(line) <= 10 for line in wrapped("退货 " * 20 + "换" * 30, 10, 3))
+    assert wrapped("", 10, 3) == [""]
 
 
 def test_an_empty_screen_is_a_screen():
@@ -203,3 +278,61 @@ def test_no_frozen_copy_is_no_number():
     result = summary(plan, found)
     assert result["frozen_final_test_accuracy"] is None
     assert "frozen 50.0%, plain online softmax 50.0%, stream_ft 80.0%" in headline(result)
+
+
+def test_the_last_lines_hide_no_loss():
+    plan, found = seen()
+    console = Console(file=io.StringIO(), width=300, color_system=None)
+    last_words(console, summary(plan, found), Path("out"))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[1:4] == [
+        "Over the stream, each message predicted before it was learned: "
+        "frozen 50.0%, plain online softmax 50.0%, stream_ft 80.0%.",
+        "stream_ft loses to the plain online softmax by 50.0 points on the final test.",
+        "On this data: frozen 50.0%, plain online softmax 100.0%, stream_ft 50.0%, at 50 ms per event.",
+    ]
+    assert lines[4].startswith("The report: ")
+
+
+def test_what_the_demo_said_itself_is_in_the_report():
+    said = [
+        News(at=0, kind="demo", text="Customers begin."),
+        News(at=30, kind="promotion", text="Live: better"),
+        News(at=5_000, kind="demo", text="The final test."),
+    ]
+    plan, found = seen(said=said)
+    made = report(plan, found, summary(plan, found))
+    assert made.said == [(0, "Customers begin."), (100, "The final test.")]
+    assert made.softmax == [row.label == "b" for row in found.rows]
+
+
+def test_ctrl_c_is_answered_at_once():
+    console = Console(file=io.StringIO(), color_system=None)
+
+    async def performance() -> None:
+        await asyncio.Event().wait()
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(interruptible(console, performance()))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().startswith("Stopping")
+
+
+def test_columns_without_a_file_are_told_so(tmp_path: Path):
+    with pytest.raises(ConfigError, match="--data"):
+        run(out=tmp_path, text_column="text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_columns_of_a_file_are_those_that_were_named(tmp_path: Path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\none,a\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="sentence"):
+        run(out=tmp_path, data=path, text_column="sentence", label_column="label")
