@@ -120,8 +120,19 @@ def report(plan: Plan, seen: Seen, result: dict[str, Any]) -> Report:
         frozen=hits(seen.frozen),
         softmax=hits(seen.softmax),
         story=story(seen),
-        said=[(min(news.at, len(seen.rows)), news.text) for news in seen.said if news.kind == "demo"],
+        said=_said(plan, seen),
         phases=plan.phases(),
         phase_names=plan.phase_names,
         latency_s=seen.latencies,
     )
+
+
+def _said(plan: Plan, seen: Seen) -> list[tuple[int, str]]:
+    """What the demo told of itself, and where the messages change their meaning, which nobody tells the model."""
+    found = [(min(news.at, len(seen.rows)), news.text) for news in seen.said if news.kind == "demo"]
+    found += [
+        (start, f"From here on: {plan.phase_names[name]}.")
+        for start, name in plan.phases()[1:]
+        if name in plan.phase_names and start < len(seen.rows)
+    ]
+    return sorted(found, key=lambda row: row[0])

@@ -212,7 +212,7 @@ def test_what_no_demo_wrote_is_left_alone(tmp_path: Path):
 
 def seen(**over: Any) -> tuple[Plan, Seen]:
     rows = [Row(text=f"m{i}", label="a" if i % 2 else "b", phase="1" if i < 50 else "2") for i in range(100)]
-    plan = Plan(title="T", stream=rows, test=rows[:10], more=rows, imported=[])
+    plan = Plan(title="T", stream=rows, test=rows[:10], more=rows, imported=[], phase_names={"2": "all is new"})
     promotion = Happening(
         kind="promotion", text="better", time=30.5, version="v0.2.0", round_kind="head", cpu_s=2, steps=3
     )
@@ -303,7 +303,8 @@ def test_what_the_demo_said_itself_is_in_the_report():
     ]
     plan, found = seen(said=said)
     made = report(plan, found, summary(plan, found))
-    assert made.said == [(0, "Customers begin."), (100, "The final test.")]
+    assert made.said == [(0, "Customers begin."), (50, "From here on: all is new."), (100, "The final test.")]
+    assert made.phase_names == {"2": "all is new"}
     assert made.softmax == [row.label == "b" for row in found.rows]
 
 
