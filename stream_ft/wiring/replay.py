@@ -24,8 +24,9 @@ from msgspec import Struct
 
 from stream_ft.connectors.files import Row, read_rows
 from stream_ft.errors import ConfigError, StreamFTError
-from stream_ft.ingest.texts import blank
-from stream_ft.wiring.summary import macro_f1, right
+from stream_ft.wiring.feeding import usable
+from stream_ft.wiring.overheard import Overheard
+from stream_ft.wiring.summary import Told, macro_f1, out_folder, right, write_summary
 
 USERS = 50
 """Feedback comes from this many made-up users: one source alone may not introduce a label."""
@@ -40,7 +41,9 @@ NOT_SEEN = (
     "drift_alarms", "rounds", "train_steps", "train_cpu_s", "predict_cpu_s", "cpu_ms_per_event", "peak_rss_mb",
     "recall_at_precision_99", "versions",
 )  # fmt: skip
-"""Of ``summary.json``, what happens inside the service: ``null`` here; ``stream-ft status`` tells."""
+"""Of ``summary.json``, what happens inside the service: ``null`` where it does not tell."""
+Progress = Callable[[int, int, float], None]
+"""Called with events done, events in all, accuracy so far."""
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -81,7 +84,7 @@ def replay(
     limit: int | None = None,
     seed: int = 0,
     token: str = "",
-    tell: Callable[[int, int], None] = lambda _done, _right: None,
+    tell: Progress = lambda done, total, accuracy: None,
 ) -> dict[str, Any]:
     """Play a file against a service and say what came of it.
 
@@ -97,15 +100,17 @@ def replay(
         limit: only the first rows.
         seed: of noise and users.
         token: of the service, if it wants one.
-        tell: called after each answered event with events answered and right answers so far.
+        tell: called after each event with events done, events in all and the accuracy so far.
 
     Returns:
-        The part of ``summary.json`` that a client can know, plus ``corrections {acknowledged, lost, live, waiting}``,
-        ``latency_ms {p50, p99}`` and ``versions_seen``. ``feedback_to_live_s`` is of the corrections that went live
-        before the end; the others are counted as ``waiting``.
+        All names of ``summary.json``, with ``None`` for what a client cannot know, plus ``corrections {acknowledged,
+        lost, live, waiting}``, ``latency_ms {p50, p99}``, ``versions_seen`` and ``refused_rows``: rows that no service
+        takes and that are not sent. What came of rounds is what ``/status`` told meanwhile; the event of an alarm is
+        the one that was due at its time. ``feedback_to_live_s`` is of the corrections that went live before the end;
+        the others are counted as ``waiting``.
 
     Raises:
-        ConfigError: file, columns, URL, rate, noise or token cannot be used.
+        ConfigError: file, columns, URL, rate, noise, token or output folder cannot be used.
         StreamFTError: nobody answers at the URL, or the service does not become ready.
     """
     if not rate > 0 or label_delay < 0:
@@ -115,13 +120,18 @@ def replay(
     if as_ not in ("feedback", "labels"):
         raise ConfigError(f"Corrections cannot be sent as {as_!r}.", "Use --as feedback or --as labels.")
     read = read_rows(Path(file), text_column=text_column, label_column=label_column, phase_column=phase_column)[:limit]
-    rows = [row for row in read if not (blank(row.text) or blank(row.label))]
+    rows = [row for row in read if usable(row)]
+    if not rows:
+        raise ConfigError(f"No row of {file} has a text and a label.", "Check the columns.")
+    if out is not None:
+        out_folder(out)
     player = _Player(
         rows, told=told_labels(rows, noise=noise, seed=seed), as_=as_, delay=label_delay, seed=seed, tell=tell
     )
     started = time.monotonic()
-    asyncio.run(player.play(url, rate=rate, token=token))
-    summary = dict.fromkeys(NOT_SEEN) | player.summary() | {
+    overheard = Overheard(rate=rate, events=len(rows))
+    asyncio.run(player.play(url, rate=rate, token=token, overheard=overheard))
+    summary = dict.fromkeys(NOT_SEEN) | overheard.summary() | player.summary() | {
         "refused_rows": len(read) - len(rows),
         "wall_s": time.monotonic() - started,
         "seed": seed,
@@ -130,9 +140,8 @@ def replay(
         },
     }  # fmt: skip
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        player.report(out / "report.html", f"Replay of {Path(file).name}", summary)
+        write_summary(out / "summary.json", summary)
+        player.report(out / "report.html", f"Replay of {Path(file).name}", summary, overheard.told())
     return summary
 
 
@@ -183,7 +192,7 @@ class _Player:
         as_: str,
         delay: float,
         seed: int,
-        tell: Callable[[int, int], None],
+        tell: Progress,
     ) -> None:
         self._rows = rows
         self._told = told
@@ -202,7 +211,7 @@ class _Player:
         self._coverage = Coverage()
         self._upto: dict[str, int] = {}
 
-    async def play(self, url: str, *, rate: float, token: str) -> None:
+    async def play(self, url: str, *, rate: float, token: str, overheard: Overheard) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             target = httpx.URL(url)
@@ -220,11 +229,18 @@ class _Player:
             raise ConfigError(f"{url!r} is not a URL: {error}.", "For example http://127.0.0.1:8080.") from error
         async with client:
             await _ready(client, url)
-            start = time.monotonic()
-            async with asyncio.TaskGroup() as group:
-                for place in range(len(self._rows)):
-                    await asyncio.sleep(max(0.0, start + place / rate - time.monotonic()))
-                    group.create_task(self._one(client, place))
+            await overheard.ask(client)
+            listening = asyncio.create_task(overheard.listen(client))
+            try:
+                start = time.monotonic()
+                async with asyncio.TaskGroup() as group:
+                    for place in range(len(self._rows)):
+                        await asyncio.sleep(max(0.0, start + place / rate - time.monotonic()))
+                        group.create_task(self._one(client, place))
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+            await overheard.ask(client)
 
     async def _one(self, client: httpx.AsyncClient, place: int) -> None:
         row = self._rows[place]
@@ -237,14 +253,19 @@ class _Player:
             given = answer.predictions[0]
         except (httpx.HTTPError, msgspec.DecodeError, IndexError):
             self._dropped += 1
+            self._progress()
             return
         self._seconds.append(came - sent)
         self._outputs[place] = given.label
         self._right += right(row.label, given.label)
-        self._tell(len(self._seconds), self._right)
+        self._progress()
         await self._seen(client, answer.version, came)
         await asyncio.sleep(self._delay)
         await self._correct(client, place, given.id)
+
+    def _progress(self) -> None:
+        done = len(self._seconds) + self._dropped
+        self._tell(done, len(self._rows), self._right / done)
 
     async def _seen(self, client: httpx.AsyncClient, version: str, at: float) -> None:
         """A version answered: ask it once what it has learned."""
@@ -326,7 +347,7 @@ class _Player:
             "versions_seen": list(self._upto),
         }
 
-    def report(self, path: Path, title: str, summary: dict[str, Any]) -> None:
+    def report(self, path: Path, title: str, summary: dict[str, Any], story: Sequence[Told]) -> None:
         """Write the report of what was answered."""
         from stream_ft.wiring.report import Report, write_report  # heavy, and needed at the end alone
 
@@ -337,6 +358,7 @@ class _Player:
                 title=title,
                 summary=summary,
                 live=self._hits(),
+                story=story,
                 phases=sorted((place, phase) for phase, place in phases.items()),
                 latency_s=self._seconds,
             ),

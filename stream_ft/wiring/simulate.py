@@ -37,7 +37,7 @@ from stream_ft.wiring.feeding import fed_labels, order_rows, permuted, usable
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
 from stream_ft.wiring.report import Report, write_report
-from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, summary, write_summary
+from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, out_folder, summary, write_summary
 from stream_ft.wiring.summary import right as is_right
 
 RATE = 20.0
@@ -299,8 +299,7 @@ def simulate(
         else []
     )
     tests = [row for row in tests if usable(row)]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = out_folder(Path(out))
     with tempfile.TemporaryDirectory(prefix="stream-ft-") as work:
         run = Simulation(
             settings,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stream_ft.connectors.files import Row
+from stream_ft.errors import ConfigError
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
 
@@ -185,7 +186,6 @@ def summary(
     final_outputs = [output for _, output, _ in scores.final]
     tested = (final_labels, final_outputs) if final_labels else (labels, list(scores.outputs))
     events = len(labels)
-    told = [row.happening for row in story.told]
     return {
         "events": events,
         "refused_rows": scores.refused,
@@ -198,6 +198,24 @@ def summary(
         "frozen_final_test_accuracy": _final(scores.frozen_final, final_labels),
         "online_softmax_final_test_accuracy": _final(scores.softmax_final, final_labels),
         "final_test_by_phase": by_phase([row for row, _, _ in scores.final], final_outputs),
+        **outcome(story),
+        "predict_cpu_s": round(predict_cpu_s, 3),
+        "cpu_ms_per_event": round(1000 * meter.cpu_s / events, 3) if events else None,
+        "feedback_to_live_s": {"p50": percentile(story.latencies, 0.5), "p99": percentile(story.latencies, 0.99)},
+        "dropped_requests": 0,
+        "wall_s": round(meter.wall_s, 3),
+        "peak_rss_mb": round(meter.peak_rss_mb, 1),
+        "macro_f1": macro_f1(*tested),
+        "recall_at_precision_99": recalls(scores),
+        "seed": seed,
+        "config": config,
+    }
+
+
+def outcome(story: Story) -> dict[str, Any]:
+    """The part of ``summary.json`` that comes of rounds and commands."""
+    told = [row.happening for row in story.told]
+    return {
         "promotions": story.count("promotion"),
         "refusals": story.count("refusal"),
         "failures": story.count("failure"),
@@ -210,17 +228,7 @@ def summary(
         "rounds": story.count("promotion") + story.count("refusal") + story.count("failure"),
         "train_steps": sum(what.steps for what in told),
         "train_cpu_s": round(sum(what.cpu_s for what in told), 3),
-        "predict_cpu_s": round(predict_cpu_s, 3),
-        "cpu_ms_per_event": round(1000 * meter.cpu_s / events, 3) if events else None,
-        "feedback_to_live_s": {"p50": percentile(story.latencies, 0.5), "p99": percentile(story.latencies, 0.99)},
-        "dropped_requests": 0,
-        "wall_s": round(meter.wall_s, 3),
-        "peak_rss_mb": round(meter.peak_rss_mb, 1),
-        "macro_f1": macro_f1(*tested),
-        "recall_at_precision_99": recalls(scores),
         "versions": versions(story.told),
-        "seed": seed,
-        "config": config,
     }
 
 
@@ -247,6 +255,20 @@ def recalls(scores: Scores) -> dict[str, float] | None:
         for name in names
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def out_folder(out: Path) -> Path:
+    """The folder for a summary and a report, made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, because a file is in the way for example.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "is a file, not a folder" if out.is_file() else f"cannot be made: {error.strerror}"
+        raise ConfigError(f"{out} {why}.", "Name another folder with --out.") from error
+    return out
 
 
 def write_summary(path: Path, result: dict[str, Any]) -> None:

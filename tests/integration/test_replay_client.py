@@ -29,6 +29,8 @@ class Service:
         self.at: list[tuple[str, float]] = []
         self.told: list[str] = []
         self.failures: dict[str, list[int]] = {}
+        self.happenings: list[dict[str, object]] | None = None
+        self.after_predict: list[dict[str, object]] = []
         self.lock = threading.Lock()
 
     def answer(self, method: str, path: str, authorization: str, body: bytes) -> tuple[int, object]:
@@ -40,6 +42,9 @@ class Service:
                 return 401, {"error": "token"}
             if status := self.fail(path):
                 return status, {"error": "asked to fail"}
+            if path == "/status":
+                learner = None if self.happenings is None else {"time": 1_000.0, "happenings": self.happenings}
+                return 200, {"model": "m", "serve": {}, "learn": learner}
             if path == "/versions":
                 return 200, {"versions": []}
             if path.startswith("/versions/"):
@@ -50,6 +55,9 @@ class Service:
             if path == "/predict":
                 (text,) = json.loads(body)["inputs"]
                 self.asked.append(text)
+                if self.happenings is not None:
+                    self.happenings += self.after_predict
+                    self.after_predict = []
                 version = "v1.1.0" if len(self.corrections) >= self.learns_after else "v0.0.0"
                 answer = {"id": f"p-{text}", "label": "a", "score": 0.5}
                 return 200, {"model": "m", "version": version, "predictions": [answer]}
@@ -252,14 +260,69 @@ def test_options_that_cannot_be_used(file: Path, options: dict[str, Any]) -> Non
         played(file, "http://127.0.0.1:1", **options)
 
 
-def test_text_that_is_no_unicode_is_the_services_to_judge(tmp_path: Path) -> None:
+def test_rows_that_no_service_takes_are_not_sent(tmp_path: Path) -> None:
     path = tmp_path / "file.jsonl"
-    path.write_text('{"text": "half \\ud800", "label": "a"}\n{"text": "whole", "label": "a"}\n')
+    texts = ["half \ud800", "whole", "", "\u200b", "long " * 5_000]
+    path.write_text("".join(json.dumps({"text": text, "label": "a"}) + "\n" for text in texts))
     service = Service()
     with serving(service) as url:
         summary = played(path, url)
-    assert summary["events"] == 2
-    assert "whole" in service.asked
+    assert service.asked == ["whole"]
+    assert (summary["events"], summary["refused_rows"], summary["dropped_requests"]) == (1, 4, 0)
+
+
+def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text("text,label\nhello,\n")
+    with pytest.raises(ConfigError, match="has a text and a label"):
+        played(path, "http://127.0.0.1:1")
+
+
+def test_an_output_folder_that_is_a_file_is_told_before_anything_is_sent(file: Path) -> None:
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
+        played(file, "http://127.0.0.1:1", out=file)
+
+
+def test_progress_counts_every_event_towards_the_length_of_the_file(file: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    service = Service()
+    service.failures["/predict"] = [500]
+    with serving(service) as url:
+        summary = played(file, url, tell=lambda *row: told.append(row))
+    assert [done for done, _, _ in told] == list(range(1, 41))
+    assert {total for _, total, _ in told} == {40}
+    assert told[-1][2] == pytest.approx(summary["prequential_accuracy"])
+
+
+def happening(kind: str, at: float, **more: object) -> dict[str, object]:
+    return {"kind": kind, "text": f"{kind} at {at}", "time": at, **more}
+
+
+def test_what_happens_meanwhile_is_in_the_summary_and_the_report(file: Path, tmp_path: Path) -> None:
+    service = Service()
+    service.happenings = [happening("promotion", 999.0, version="v0.2.0", round_kind="head")]
+    later = [
+        happening("promotion", 1_000.05, version="v0.3.0", round_kind="head", sha256="aa", cpu_s=0.5),
+        happening("refusal", 1_000.06, round_kind="lora", sha256="bb", steps=48, cpu_s=2.0),
+        happening("drift", 1_000.07, numbers={"kind": "error", "direction": "worse", "size": 0.2}),
+        happening("rollback", 2_000.0, version="v0.4.0"),
+        happening("note", 2_001.0),
+    ]
+    service.after_predict = later
+    with serving(service) as url:
+        summary = played(file, url, out=tmp_path / "out")
+    counted = {name: summary[name] for name in ("promotions", "refusals", "rollbacks", "rounds", "train_steps")}
+    assert counted == {"promotions": 1, "refusals": 1, "rollbacks": 1, "rounds": 2, "train_steps": 48}
+    assert summary["drift_alarms"] == [{"event": 28, "kind": "error", "direction": "worse", "size": 0.2}]
+    assert [row["name"] for row in summary["versions"]] == ["v0.3.0", "", "v0.4.0"]
+    assert "refusal at 1000.06" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_service_without_a_learner_tells_nothing_of_rounds(file: Path) -> None:
+    with serving(Service()) as url:
+        summary = played(file, url, limit=3)
+    assert summary["promotions"] is None
+    assert summary["versions"] is None
 
 
 def test_noise_is_of_the_seed() -> None:

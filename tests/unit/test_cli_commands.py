@@ -127,7 +127,7 @@ def test_replay_is_told_everything(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert "curve" not in done.out
     ((file,), told) = calls[0]
     assert file == Path("f.csv")
-    told["tell"](3, 2)
+    told["tell"](3, 7, 0.5)
     assert (told["as_"], told["phase_column"]) == ("labels", "p")
     assert (told["url"], told["rate"], told["label_delay"], told["noise"]) == ("http://h:1", 5.0, 0.5, 0.1)
     assert (told["out"], told["limit"], told["seed"], told["token"]) == (Path("o"), 7, 2, "secret")
