@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import bert, examples, genesis, job_folder, llama, texts
 
 from stream_ft.learn.adapt.candidate import read_folder
@@ -10,6 +11,7 @@ from stream_ft.learn.job import Job
 from stream_ft.learn.round import run
 from stream_ft.model.base import base_files
 from stream_ft.model.engines.torch_engine import TorchEngine, pick_device
+from stream_ft.model.tasks.classification import Classification
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -26,6 +28,46 @@ def engine_on(device, base, files):
 
 def test_auto_takes_the_gpu():
     assert pick_device("auto").type == "cuda"
+
+
+@pytest.fixture
+def trained_in(monkeypatch):
+    """Whether each training forward ran under autocast, in which type, and what its states were."""
+    seen = []
+    loss = Classification.loss
+
+    def watched(self, model, head, batch):
+        def state(module, arguments, output):
+            seen.append((torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), output.dtype))
+
+        layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        hook = layer.register_forward_hook(state)
+        try:
+            return loss(self, model, head, batch)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(Classification, "loss", watched)
+    return seen
+
+
+def test_training_on_the_gpu_is_in_bf16(tmp_path, trained_in):
+    base = bert(tmp_path / "bert")
+    job = Job(
+        kind="full",
+        base_model=str(base.path),
+        champion_base="genesis",
+        champion_dir=str(genesis(base, tmp_path / "genesis")),
+        steps=2,
+        projection=0,
+        max_tokens=32,
+        device="cuda",
+    )
+    folder = job_folder(tmp_path / "job", job, examples(80), examples(20, start=80))
+    assert run(folder, job).ok
+    assert set(trained_in) == {(True, torch.bfloat16, torch.bfloat16)}
+    tensors = load_file(folder / "candidate" / "tensors.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}, "what is kept is not rounded"
 
 
 @pytest.mark.parametrize("kind", ["lora", "partial", "full", "scratch"])
