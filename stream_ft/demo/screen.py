@@ -27,6 +27,10 @@ COLOURS = {
 MOST_NEWS = 14
 ROOMY = 30
 """Lines of a terminal that has some to spare."""
+SCANT = 16
+"""With fewer lines than this for news, each piece has one line, the newest two."""
+FRESH = 3
+"""The newest pieces stay, whatever they are."""
 FRAMED = 12
 """Columns of a line of news that are not its text: frame, event, spaces."""
 
@@ -95,7 +99,7 @@ def render(picture: Picture, width: int = 100, height: int = 40) -> RenderableTy
     The newest is at the top, where no terminal cuts it off.
     """
     gap: list[RenderableType] = [""] if height >= ROOMY else []
-    facts = _facts(picture)
+    facts = _facts(picture, width - 22)
     head: list[RenderableType] = [_progress(picture), *gap, _accuracy(picture, width), *gap, facts]
     used = 1 + 3 + facts.row_count + 2 * len(gap) + 4  # two frames of two lines
     news = Table.grid(padding=(0, 1))
@@ -138,22 +142,22 @@ def _window(picture: Picture) -> str:
     return f"among the last {min(picture.window, max(1, picture.done)):,} messages"
 
 
-def _facts(picture: Picture) -> Table:
-    """Names and values, one line each whatever their length."""
+def _facts(picture: Picture, room: int) -> Table:
+    """Names and values, one line of ``room`` columns each whatever their length."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(min_width=15)
-    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts.add_column(no_wrap=True)
     count = picture.versions - 1
     so_far = f"   {count:,} {'version' if count == 1 else 'versions'} so far" if count > 0 else ""
     facts.add_row("version", Text(f"{picture.version or 'none yet'}{so_far}", style="bold"))
     facts.add_row("examples", f"{picture.examples:,}")
-    facts.add_row("learner", Text(picture.next_round or "starting", style="dim", overflow="ellipsis"))
+    facts.add_row("learner", Text(wrapped(picture.next_round or "starting", room, 1)[0], style="dim"))
     requests = Text(f"{picture.sent:,} sent, ")
     requests.append(f"{picture.dropped:,} dropped", style="bold red" if picture.dropped else "bold green")
     requests.append("" if picture.latency_ms is None else f", median {picture.latency_ms:.0f} ms")
     facts.add_row("requests", requests)
     if picture.dropped and picture.last_error:
-        facts.add_row("last dropped", Text(" ".join(picture.last_error.split()), style="red", overflow="ellipsis"))
+        facts.add_row("last dropped", Text(wrapped(picture.last_error, room, 1)[0], style="red"))
     return facts
 
 
@@ -181,17 +185,22 @@ def digest(news: Sequence[News]) -> list[News]:
 def fitting(news: Sequence[News], width: int, room: int) -> list[tuple[News, list[str]]]:
     """News with their lines, newest first, ``room`` lines in all.
 
-    The newest always stays. Where room is short, older routine goes first, then the oldest: a drift or a rollback stays
-    to be read while promotions go on.
+    The newest always stay. Where room is short, of the others routine goes first, then verdicts, and of these the
+    oldest: a drift or a rollback stays to be read while the learner goes on.
     """
+    most = 1 if room < SCANT else 2
     shown = [
-        (row, wrapped(row.text, width, min(room, 3 if place == 0 else 1 if row.routine or room < 10 else 2)))
+        (row, wrapped(row.text, width, min(room, most + 1 if place == 0 else 1 if row.routine else most)))
         for place, row in enumerate(digest(news))
     ]
     while len(shown) > 1 and (len(shown) > MOST_NEWS or sum(len(lines) for _, lines in shown) > room):
-        dull = [place for place, (row, _) in enumerate(shown) if place and row.routine]
-        del shown[dull[-1] if dull else -1]
+        places = range(min(FRESH, len(shown) - 1), len(shown))
+        del shown[min(places, key=lambda place: (_weight(shown[place][0]), -place))]
     return shown
+
+
+def _weight(row: News) -> int:
+    return 0 if row.routine or row.kind in ("note", "round") else 1 if row.kind in ("refusal", "failure") else 2
 
 
 def wrapped(text: str, width: int, most: int) -> list[str]:

@@ -10,7 +10,7 @@ from stream_ft.wiring.report_tables import candidates
 from stream_ft.wiring.standing import EVEN, OURS, SOFTMAX, Standing, on_final, on_stream, points, share
 from stream_ft.wiring.summary import Told
 
-MOST_REASONS = 5
+MOST_REASONS = 4
 """Refusals whose reasons are told in words; all are in the table."""
 FROZEN_LABELS = 1_000
 """Labels before the frozen copy is taken, where the summary does not say when it was."""
@@ -113,7 +113,7 @@ def _refused(summary: Mapping[str, Any], story: Sequence[Told]) -> list[str]:
             grouped.setdefault(str(row["reason"]), []).append((event, row))
     if not grouped:
         return [paragraph(said)]
-    worst = sorted(grouped, key=lambda reason: min(_bound(row) for _, row in grouped[reason]))[:MOST_REASONS]
+    worst = sorted(grouped, key=lambda reason: min(_furthest(row) for _, row in grouped[reason]))[:MOST_REASONS]
     why = "The reason:" if len(grouped) == 1 else "The reasons:"
     if len(worst) < len(grouped):
         why = f"The {len(worst)} that were furthest from passing (the others are in the table of versions):"
@@ -121,10 +121,20 @@ def _refused(summary: Mapping[str, Any], story: Sequence[Told]) -> list[str]:
     return [paragraph(f"{said} {why}"), "<ul>" + "".join(rows) + "</ul>"]
 
 
-def _bound(row: Mapping[str, Any]) -> float:
-    """The gate's lower bound; without one nothing could even be compared, and that is worst."""
-    value = (row.get("numbers") or {}).get("lower_bound")
-    return float(value) if isinstance(value, int | float) else float("-inf")
+def _furthest(row: Mapping[str, Any]) -> float:
+    """The worst of the gate's numbers: overall, without any one source, and what a class lost beyond its floor.
+
+    Without a lower bound nothing could even be compared, and that is worst.
+    """
+    numbers = row.get("numbers") or {}
+    bound = _number(numbers, "lower_bound", float("-inf"))
+    of_class = _number(numbers, "class_floor", 0.0) - _number(numbers, "worst_class_drop", 0.0)
+    return min(bound, _number(numbers, "worst_without_difference", bound), min(of_class, 0.0) or bound)
+
+
+def _number(numbers: Mapping[str, Any], name: str, default: float) -> float:
+    value = numbers.get(name)
+    return float(value) if isinstance(value, int | float) else default
 
 
 def _reason(reason: str, rows: Sequence[tuple[int | None, Mapping[str, Any]]]) -> str:

@@ -100,6 +100,7 @@ def test_a_small_terminal_cuts_nothing_off_and_shows_the_newest(end: int):
     lines = shown(picture, 80, 24).splitlines()
     assert len(lines) <= console.height
     assert max(map(len, lines)) <= 80
+    assert sum("…" in line for line in lines if line.startswith(("│ learner", "│ last dropped"))) == 2
     top = next(index for index, line in enumerate(lines) if "What just happened" in line)
     newest = STORY[end - 1]
     assert lines[top + 1].split()[1] == f"{newest.at:,}"
@@ -112,6 +113,18 @@ def test_the_story_does_not_scroll_away_under_routine_promotions():
     for part in ("Drift: Errors rose", "A broken import publishes", "Refused: A head round", "Rolled back: v0.5.0"):
         assert part in text
     assert "v0.6.0 -> v0.7.0" not in text
+
+
+def test_many_verdicts_do_not_drive_out_what_the_demo_did():
+    verdicts = [
+        News(at=i, kind="refusal", text=f"Refused: reason {i} " + "and so on " * 20) for i in range(1_000, 1_030)
+    ]
+    text = shown(Picture(news=[*STORY, *verdicts]), 80, 24)
+    for part in ("Drift: Errors rose", "A broken import publishes", "Rolled back: v0.5.0"):
+        assert part in text
+    for part in ("reason 1029", "reason 1028", "reason 1027"):
+        assert part in text
+    assert "reason 1010" not in text
 
 
 def test_a_newly_trained_encoder_is_no_routine():

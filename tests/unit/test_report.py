@@ -311,8 +311,25 @@ def test_of_many_refusals_those_furthest_from_passing_are_told():
     many = [row | {"reason": f"reason {i}.", "numbers": {"lower_bound": -i / 100}} for i in (9, 1, 8, 2, 7, 3, 6, 5)]
     page = render(report(summary=summary(versions=many, refusals=8)))
     told_of = page[page.index("What was refused") : page.index("</ul>")]
-    assert re.findall(r"reason \d", told_of) == [f"reason {i}" for i in (9, 8, 7, 6, 5)]
+    assert re.findall(r"reason \d", told_of) == [f"reason {i}" for i in (9, 8, 7, 6)]
     assert f"The {MOST_REASONS} that were furthest from passing" in told_of
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {},
+        {"lower_bound": 0.49, "worst_without_difference": -0.5},
+        {"lower_bound": 0.5, "class_floor": 0.2, "worst_class_drop": 0.7},
+    ],
+)
+def test_what_the_gate_found_worst_counts_as_how_far_it_was_from_passing(numbers: dict[str, Any]):
+    row = summary()["versions"][1]
+    many = [
+        row | {"reason": f"reason {i}.", "numbers": {"lower_bound": -i / 100, "class_floor": 0.2}} for i in range(1, 8)
+    ]
+    page = render(report(summary=summary(versions=[row | {"reason": "the worst.", "numbers": numbers}, *many])))
+    assert "the worst." in page[page.index("What was refused") : page.index("</ul>")]
 
 
 def test_the_beginning_of_a_round_is_not_told_again_after_its_verdict():
