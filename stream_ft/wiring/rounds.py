@@ -24,6 +24,13 @@ from stream_ft.parent import SUPERVISED
 GRACE_S = 20.0
 """A round ends itself on its own budget; after this much more it is killed."""
 POLL_S = 0.02
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+"""For glibc, where nothing else was set: one heap, whose freed end goes back to the system, and large tensors outside
+of it. Left to itself it learns from the largest tensor to keep everything. Lower values save more and cost CPU."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -83,8 +90,7 @@ class RoundProcess:
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
         )
         environment[SUPERVISED] = "1"
-        # glibc: one heap, so that what one stage frees the next can use.
-        environment.setdefault("MALLOC_ARENA_MAX", "1")
+        environment = ALLOCATOR | environment
         give_back()  # what this process has freed, the round may need
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stream_ft.learn.round", str(folder)],

@@ -72,3 +72,15 @@ def test_memory_is_given_back_before_a_round_starts(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(rounds.subprocess, "Popen", started)
     start(tmp_path).kill()
     assert order == ["give back", "start"]
+
+
+def test_a_round_keeps_one_heap_unless_the_operator_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds.sys, "executable", program(tmp_path, "print(os.environ['MALLOC_ARENA_MAX'])"))
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    start(tmp_path).wait()
+    assert (tmp_path / "round" / "log.txt").read_text() == "1\n"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    start(tmp_path).wait()
+    assert (tmp_path / "round" / "log.txt").read_text() == "4\n"
