@@ -55,15 +55,16 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
     deadline = None if job.seconds is None else started + TRAINING_SHARE * job.seconds
     trained = _trained(folder / "candidate", task, job, base, train_on, deadline)
     _make_room()
-    engine: TorchEngine | None = _engine(task, job, base, folder / "candidate")
+    served = _engine(task, job, base, folder / "candidate")
     everything = [*train_on, *evaluate]
-    embeddings = _encoded(engine, everything)
+    embeddings = _encoded(served, everything)
     save_file(
         {"ids": np.array([e.id for e in everything], np.int64), "embeddings": embeddings},
         folder / "embeddings.safetensors",
     )
-    if task.scale == "accuracy":
-        engine = None  # the head is fitted and judged on embeddings alone
+    # A head is fitted and judged on embeddings alone: its engine makes room.
+    engine = None if task.scale == "accuracy" else served
+    del served
     _make_room()
     known, asked = embeddings[: len(train_on)], embeddings[len(train_on) :]
     data = task.fit(known, train_on, features=job.projection, seed=job.seed).to_bytes()
