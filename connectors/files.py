@@ -30,6 +30,8 @@ LABEL_NAMES = (
 )  # fmt: skip
 LOOKED_AT = 2_000
 """Rows that a guess looks at."""
+LOOKED_AT_CHARACTERS = 100_000
+"""Of a CSV file, for its separator. Below what the csv module takes as one field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +221,10 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str
 
 def _separator(text: str) -> str:
     """The separator that divides all of the first lines into the same number of columns, the most; else a comma."""
-    lines = [line for line in text[:100_000].split("\n")[:20] if line.strip()]
-    if any(len(line) > csv.field_size_limit() for line in lines):
-        lines = [line[: csv.field_size_limit()] for line in lines]
+    lines = text[:LOOKED_AT_CHARACTERS].split("\n")
+    if len(text) > LOOKED_AT_CHARACTERS and len(lines) > 1:
+        lines.pop()  # cut off: its columns are not all there
+    lines = [line for line in lines[:20] if line.strip()]
     best, columns = ",", 1
     for separator in ",;\t|":
         widths = {len(cells) for cells in csv.reader(lines, delimiter=separator)}

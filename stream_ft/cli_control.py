@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Callable
@@ -124,14 +125,14 @@ def explain(
 
     try:
         # A line that is not UTF-8 is a refused message like any other, so bad bytes must not stop the reading.
-        source = sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="surrogateescape", newline="\n")
+        data = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     except FileNotFoundError as error:
         raise ConfigError(
             f"There is no file {file}.", "Give a file of control messages, one JSON object a line."
         ) from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
-    with source:
+    with io.TextIOWrapper(data, encoding="utf-8", errors="surrogateescape", newline="\n") as source:
         for row in fold_lines(source):
             print(json.dumps(row) if as_json else _line(row))
 

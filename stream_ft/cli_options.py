@@ -62,9 +62,16 @@ def settings(config: Path | None, state_dir: str | None, assignments: list[str] 
     """The settings of this call: flags > environment > file > defaults.
 
     Raises:
-        ConfigError: a source cannot be read or names something that does not exist.
+        ConfigError: a source cannot be read or names something that does not exist, or the state folder cannot be one.
     """
-    return load(config, flags(state_dir, assignments, **more))
+    chosen = load(config, flags(state_dir, assignments, **more))
+    folder = chosen.state_path()
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            break
+        if path.exists():
+            raise ConfigError(f"{path} is a file, not a folder.", "Name another folder with --state-dir.")
+    return chosen
 
 
 def _typed(name: str, value: str) -> Any:

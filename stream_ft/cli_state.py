@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stream_ft.cli_options import AsJson, Config, Set, StateDir, settings
+from stream_ft.cli_options import AsJson, Config, Set, StateDir, flags, settings
+from stream_ft.config import load
 from stream_ft.errors import AlreadyRunningError, StreamFTError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def doctor(config: Config = None, state_dir: StateDir = None, assign: Set = None
 
     from stream_ft.doctor import examine
 
-    checks = examine(settings(config, state_dir, assign))
+    checks = examine(load(config, flags(state_dir, assign)))  # a state folder that cannot be one is a finding
     if as_json:
         print(json.dumps([msgspec.to_builtins(check) for check in checks]))
     else:
@@ -135,7 +136,7 @@ def reset(
             raise AlreadyRunningError(f"stream-ft {role} runs on {folder} (process {pid}).", "Stop it first.")
     for path in found:
         print(f"{_size(path) / 1e6:10.1f} MB  {path}")
-    if not yes and (not sys.stdin.isatty() or not typer.confirm(f"Remove these {len(found)} for good?")):
+    if not yes and (not sys.stdin.isatty() or not _confirmed(f"Remove these {len(found)} for good?")):
         raise StreamFTError("Nothing was removed.", "" if sys.stdin.isatty() else "Without a terminal, say --yes.")
     locks = [FolderLock(folder / f"{role}.lock", f"stream-ft {role}") for role in ROLES]
     try:
@@ -156,6 +157,16 @@ def reset(
     else:
         folder.rmdir()
         print(f"Removed, {folder} included.")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return bool(typer.confirm(question))
+    except typer.Abort as abort:  # Ctrl-C and the end of the input alike
+        print(file=sys.stderr)
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from abort
+        return False
 
 
 def holder(folder: Path, role: str) -> str | None:

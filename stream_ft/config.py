@@ -5,6 +5,7 @@ Only :mod:`stream_ft.wiring` and the command line read this module; everything e
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream_ft.errors import ConfigError
 
@@ -283,15 +284,11 @@ def load(path: Path | None = None, flags: dict[str, Any] | None = None) -> Setti
     Raises:
         ConfigError: with the name of the setting and what is wrong with it.
     """
+    _whole_sections()
     try:
         low = Settings(**read_file(path))
     except ValidationError as error:
         raise _told(error) from error
-    except SettingsError as error:  # a section given as a whole that is not JSON
-        raise ConfigError(
-            f"The environment has a setting that cannot be read: {error}.",
-            "A section is given field by field, like STREAM_FT_SERVE__PORT=9000, or as a JSON object.",
-        ) from error
     return _with(low, flags) if flags else low
 
 
@@ -321,6 +318,7 @@ def sources(path: Path | None = None, flags: dict[str, Any] | None = None) -> li
     file = flatten(read_file(path))
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     environment = {name.lower() for name in os.environ}
+    whole = _whole_sections()
     rows = []
     for name, value in flatten(load(path, flags).model_dump()).items():
         variable = "STREAM_FT_" + name.replace(".", "__").upper()
@@ -328,12 +326,38 @@ def sources(path: Path | None = None, flags: dict[str, Any] | None = None) -> li
             origin = "flag"
         elif variable.lower() in environment:
             origin = f"environment {variable}"
+        elif name in whole:
+            origin = f"environment {variable.partition('__')[0]}"
         elif name in file:
             origin = f"file {path}"
         else:
             origin = "default"
         rows.append((name, value, origin))
     return rows
+
+
+def _whole_sections() -> set[str]:
+    """Dotted names of the settings that the environment gives by whole sections: ``STREAM_FT_SERVE={"port": 9000}``.
+
+    Raises:
+        ConfigError: such a variable is not a JSON object.
+    """
+    sections = {f"stream_ft_{name}": name for name, value in Settings.model_fields.items() if value.default_factory}
+    found: set[str] = set()
+    for variable, text in os.environ.items():
+        if (section := sections.get(variable.lower())) is None:
+            continue
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{variable} in the environment is not a JSON object.",
+                f"Give one setting at a time, like {variable}__NAME=VALUE; stream-ft config show has the names.",
+            )
+        found |= set(flatten(value, f"{section}."))
+    return found
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

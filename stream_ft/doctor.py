@@ -14,8 +14,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from stream_ft.config import Settings
@@ -46,6 +47,7 @@ def examine(settings: Settings) -> list[Check]:
         disk,
         databases,
         key,
+        kept,
         registry,
         control,
     ]
@@ -143,9 +145,37 @@ def key(settings: Settings) -> Check:
         return Check(name="key", standing="good", text="none yet; the first start makes one.")
     try:
         load_key(path)
-    except (ConfigError, OSError) as error:
-        return Check(name="key", standing="broken", text=f"{error}")
+    except ConfigError as error:
+        return Check(name="key", standing="broken", text=error.message, remedy=error.remedy)
+    except OSError as error:
+        return Check(name="key", standing="broken", text=f"{path}: {error.strerror}.", remedy="Mend its permissions.")
     return Check(name="key", standing="good", text=f"{path.name} can be read.")
+
+
+def kept(settings: Settings) -> Check:
+    """What a process has left for its next start and for others to read."""
+    from stream_ft.release.state_file import decode_state
+    from stream_ft.serve.follow import Kept
+
+    decoders: dict[str, Callable[[bytes], object]] = {
+        "serve.state": lambda data: decode_state(msgspec.json.decode(data, type=Kept).state),
+        "learn.status.json": lambda data: msgspec.json.decode(data, type=dict[str, Any]),
+    }
+    there = []
+    for name, decode in decoders.items():
+        path = settings.state_path() / name
+        try:
+            decode(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            remedy = "Stop stream-ft and remove it."
+            return Check(name="kept", standing="broken", text=f"{path}: {error.strerror}.", remedy=remedy)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ConfigError):
+            remedy = "It is made anew when stream-ft runs: nothing is lost."
+            return Check(name="kept", standing="careful", text=f"{path} is damaged.", remedy=remedy)
+        there.append(name)
+    return Check(name="kept", standing="good", text=f"{', '.join(there) or 'nothing yet'}.")
 
 
 def databases(settings: Settings) -> Check:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -39,6 +40,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = f"{error.detail}. This port has /livez, /readyz and /metrics only; answers come from stream-ft serve."
+    return JSONResponse({"error": said}, status_code=error.status_code, headers=error.headers)
+
+
 class ProbeServer:
     """A small HTTP server in a thread of its own.
 
@@ -67,7 +74,10 @@ class ProbeServer:
         async def series(request: Request) -> Response:
             return Response(metrics.render(registry), media_type=CONTENT_TYPE_LATEST)
 
-        app = Starlette(routes=[Route("/livez", live), Route("/readyz", is_ready), Route("/metrics", series)])
+        app = Starlette(
+            routes=[Route("/livez", live), Route("/readyz", is_ready), Route("/metrics", series)],
+            exception_handlers={HTTPException: _refused},
+        )
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, name="probes", daemon=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -243,3 +244,17 @@ def test_explain_of_a_file_that_is_not_there(
     assert (done.code, "There is no file" in done.err) == (2, True)
     folder = command(capsys, monkeypatch, "control", "explain", tmp_path)
     assert (folder.code, "cannot be read" in folder.err) == (2, True)
+
+
+def test_explain_refuses_bytes_that_are_no_utf_8_inside_a_message_too(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = '"issued_at": "2026-01-01T00:00:00Z", "appended_at": "2026-01-01T00:00:00Z"'
+    line = f'{{"type": "pin", "id": "q1", "issued_by": "operator/o", {stamps}, "signature": "?"}}\n'.encode()
+    bad = file.read_bytes() + line.replace(b"?", b"\xff")
+    file.write_bytes(bad)
+    said = command(capsys, monkeypatch, "control", "explain", file).out
+    assert said.splitlines()[-1].split()[1] == "refused"
+    # A stdin that Python would read strictly, as in most locales.
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bad), encoding="utf-8", errors="strict"))
+    assert command(capsys, monkeypatch, "control", "explain", "-").out == said

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import typer
 from command_line import Done, StateFolder, command
 
 from stream_ft import cli_state, doctor
 from stream_ft.config import load
 from stream_ft.errors import ModelNotFoundError
 from stream_ft.lock import FolderLock
+from stream_ft.release.state_file import encode_state
+from stream_ft.serve.follow import Kept
+from stream_ft.wiring.operator import look
 
 Run = Callable[..., Done]
 
@@ -129,6 +134,19 @@ def test_reset_asks_on_a_terminal(run: Run, folder: StateFolder, monkeypatch: py
     assert not folder.path.exists()
 
 
+@pytest.mark.parametrize(("pressed", "code"), [(KeyboardInterrupt, 130), (EOFError, 1)])
+def test_leaving_the_question_removes_nothing(
+    run: Run, folder: StateFolder, monkeypatch: pytest.MonkeyPatch, pressed: type[BaseException], code: int
+) -> None:
+    def leave(prompt: str = "") -> str:
+        raise pressed
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(f"{typer.confirm.__module__}.visible_prompt_func", leave)
+    assert run("reset").code == code
+    assert (folder.path / "control.db").exists()
+
+
 @pytest.mark.parametrize("role", cli_state.ROLES)
 def test_reset_is_refused_while_something_runs(run: Run, folder: StateFolder, role: str) -> None:
     with FolderLock(folder.path / f"{role}.lock", f"stream-ft {role}"):
@@ -199,6 +217,48 @@ def test_doctor_on_a_folder_that_was_never_used(tmp_path: Path) -> None:
     for name in ("state_folder", "databases", "registry", "control"):
         assert check(name, tmp_path / "new" / "deep").standing == "good", name
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_finds_a_damaged_kept_state_and_status(folder: StateFolder) -> None:
+    assert check("kept", folder.path).text == "nothing yet."
+    (folder.path / "learn.status.json").write_text("{}")
+    assert check("kept", folder.path).standing == "good"
+    for name, data in (("learn.status.json", b"[]"), ("serve.state", b"{}"), ("serve.state", b"\xff" * 50)):
+        (folder.path / name).write_bytes(data)
+        found = check("kept", folder.path)
+        assert (found.standing, name in found.text) == ("careful", True)
+        (folder.path / name).unlink()
+    (folder.path / "serve.state").mkdir()
+    assert check("kept", folder.path).standing == "broken"
+
+
+def test_doctor_knows_a_kept_state_as_serving_writes_it(folder: StateFolder) -> None:
+    state = look(load(flags={"state_dir": str(folder.path)})).state
+    data = msgspec.json.encode(Kept(log="here", state=encode_state(state)))
+    (folder.path / "serve.state").write_bytes(data)
+    assert check("kept", folder.path).standing == "good"
+    (folder.path / "serve.state").write_bytes(data.replace(b'"state":"', b'"state":"AAAA'))
+    assert check("kept", folder.path).standing == "careful"
+
+
+@pytest.mark.parametrize("words", ["up", "status", "reset", "control pin", "adapters list"])
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_state_folder_that_is_a_file_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, below: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = command(capsys, monkeypatch, *words.split(), "--state-dir", tmp_path / "file" / below)
+    assert done.code == 2
+    assert f"{tmp_path / 'file'} is a file, not a folder." in done.err
+    assert "--state-dir" in done.err
+
+
+def test_doctor_finds_a_state_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    found = check("state_folder", tmp_path / "file")
+    assert (found.standing, bool(found.remedy)) == ("broken", True)
+    for name in ("databases", "key", "kept", "registry", "control"):
+        assert check(name, tmp_path / "file").standing == "good", name
 
 
 def test_doctor_finds_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

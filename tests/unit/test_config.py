@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from stream_ft import config
 from stream_ft.cli_options import flags
 from stream_ft.errors import ConfigError
+from stream_ft.learn.schedule import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +178,37 @@ def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("STREAM_FT_LEARN", "abc")
     with pytest.raises(ConfigError, match="environment"):
         config.load()
+
+
+@pytest.mark.parametrize("text", ["abc", "", "5", "[1]", "{", "[" * 100_000])
+@pytest.mark.parametrize("variable", ["STREAM_FT_LEARN", "stream_ft_learn"])
+def test_the_sentence_names_the_variable_and_no_inside(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    for call in (config.load, config.sources):
+        with pytest.raises(ConfigError, match=f"^{variable} in the environment is not a JSON object") as caught:
+            call()
+        assert "EnvSettingsSource" not in str(caught.value)
+
+
+def test_a_whole_section_of_the_environment_is_named_as_the_origin(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_FT_SERVE", '{"port": 9005, "host": "0.0.0.0"}')
+    monkeypatch.setenv("STREAM_FT_SERVE__HOST", "::1")
+    rows = {name: (value, origin) for name, value, origin in config.sources(file)}
+    assert rows["serve.port"] == (9005, "environment STREAM_FT_SERVE")
+    assert rows["serve.host"] == ("::1", "environment STREAM_FT_SERVE__HOST")
+    assert rows["serve.queue"] == (256, "default")
+
+
+@pytest.mark.parametrize("value", ["", " ", "22-06", "0-24", " 1 - 2 ", "foo", "22", "25-1", "1-25", "22-06x", "-1-3"])
+def test_the_schedule_and_the_settings_agree_on_quiet_hours(value: str) -> None:
+    def refused(make: Callable[[], object]) -> bool:
+        try:
+            make()
+        except ConfigError:
+            return True
+        return False
+
+    good = config.ScheduleSettings().model_dump() | {"quiet_hours": value}
+    assert refused(lambda: config.load(flags={"schedule.quiet_hours": value})) == refused(lambda: Policy(**good))

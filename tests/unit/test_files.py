@@ -211,3 +211,8 @@ def test_a_text_longer_than_the_csv_module_allows_is_read(tmp_path: Path) -> Non
     path = written(tmp_path, "long.csv", "text,label\n" + f"short,a\n{'long ' * 60_000},b\n")
     assert [len(row.text) for row in read_rows(path, text_column="text", label_column="label")] == [5, 300_000]
     assert csv.field_size_limit() == before
+
+
+def test_a_long_text_does_not_hide_the_separator(tmp_path: Path) -> None:
+    path = written(tmp_path, "long.csv", "text;label\n" + f"short;a\n{'long ' * 60_000};b\n")
+    assert [row.label for row in read_rows(path, text_column="text", label_column="label")] == ["a", "b"]
