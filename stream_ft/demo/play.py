@@ -87,10 +87,11 @@ class Play:
         self.say("Customers begin to write. The model knows no label yet.")
         watcher = asyncio.create_task(self._watch())
         comparer = asyncio.create_task(self._compare())
+        self.traffic.more_to_come = True  # until the director has seen the import through
         director = asyncio.create_task(self._direct())
         try:
             await self._alongside(self.traffic.run(), watcher, comparer, director)
-            sent = list(self.traffic.rows)
+            sent = self.traffic.rows[: len(self.traffic.sent_at)]
             # Whoever trains now may finish: the last labels have only just arrived.
             await self._settle()
             while len(self._softmax) < len(sent):
@@ -242,6 +243,7 @@ class Play:
         self.rolled_back_at = time.time()
         await self._roll_back(good)
         self._keep_coming(AFTERWARDS)
+        self.traffic.more_to_come = False
 
     async def _roll_back(self, good: Sequence[str]) -> None:
         target = rollback_target(await self.client.versions() or self._versions, good)

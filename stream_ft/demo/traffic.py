@@ -32,6 +32,7 @@ class Traffic:
     Attributes:
         outputs: label answered for each row; ``None`` while open or if it was dropped.
         sent_at: when each row that was sent was sent, seconds since the epoch, ascending.
+        more_to_come: while true, it waits at the end of the rows for others.
         labelled: rows whose right label the server has acknowledged.
     """
 
@@ -47,6 +48,7 @@ class Traffic:
         self.rows = list(rows)
         self.outputs: list[str | None] = [None] * len(self.rows)
         self.sent_at: list[float] = []
+        self.more_to_come = False
         self.labelled: set[int] = set()
 
     def extend(self, rows: Sequence[Row]) -> None:
@@ -60,7 +62,10 @@ class Traffic:
         flusher = asyncio.create_task(self._flush())
         try:
             index = 0
-            while index < len(self.rows):
+            while index < len(self.rows) or self.more_to_come:
+                if index == len(self.rows):
+                    await asyncio.sleep(FLUSH_S / 10)
+                    continue
                 await asyncio.sleep(max(0.0, begin + index / self._rate - time.monotonic()))
                 self.sent_at.append(time.time())
                 task = asyncio.create_task(self._one(index))
