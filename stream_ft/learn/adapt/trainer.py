@@ -22,8 +22,8 @@ CLIP = 1.0
 WARM_UP = 0.1
 HEAD_RATE = 2.0
 """The head's rows learn a little faster than the encoder. They start where they belong: ten times is too fast."""
-FORWARD_CHARACTERS = 3_000
-"""Most characters (about 750 tokens), padding included, in one forward and backward. Gradients are summed over the
+FORWARD_CHARACTERS = 1_500
+"""Most characters (about 375 tokens), padding included, in one forward and backward. Gradients are summed over the
 parts of a batch: memory does not grow with the batch, and texts of one length are padded little."""
 MOST_SKIPPED = 3
 """Steps in a row without a finite loss and gradient, or without enough memory, before a round is given up."""
