@@ -196,9 +196,13 @@ class FakeEngine:
         return self._active
 
     @property
-    def prepared(self) -> list[str]:
+    def bases(self) -> list[str]:
         """Names of the bases that are prepared, oldest first."""
         return list(self._salts)
+
+    def prepared(self, name: str) -> bool:
+        """See the port."""
+        return name in self._salts
 
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """See the port."""

@@ -343,7 +343,7 @@ class Follower:
         failpoints.hit("serve.before_prepare")
         try:
             head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
-            if wanted.base not in self._prepared:
+            if wanted.base not in self._prepared or not self._engine.prepared(wanted.base):
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
                     manifest.check(files)

@@ -9,8 +9,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import base_files
+from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import pad
-from stream_ft.model.engines.torch_engine import TorchEngine, batches, pick_device
+from stream_ft.model.engines.torch_engine import TorchEngine, pick_device
 from stream_ft.model.tensors import TENSORS
 
 WORDS = [words for words, _ in texts(20)]

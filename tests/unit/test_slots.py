@@ -85,7 +85,7 @@ def test_the_active_base_is_not_forgotten(engine: FakeEngine) -> None:
     slots.flip(version("v0", "one", "yes"))
     slots.forget("one")
     slots.forget("two")
-    assert engine.prepared == ["one"]
+    assert engine.bases == ["one"]
 
 
 def test_forwards_and_flips_belong_to_one_thread(engine: FakeEngine) -> None:

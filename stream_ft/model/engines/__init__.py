@@ -17,6 +17,10 @@ class Engine(Protocol):
         """Width of an embedding."""
         ...
 
+    def prepared(self, name: str) -> bool:
+        """Whether a base is prepared: an engine may have made room for another since."""
+        ...
+
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
 

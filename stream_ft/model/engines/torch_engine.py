@@ -14,13 +14,9 @@ import torch
 
 from stream_ft.errors import ConfigError
 from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
+from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.tensors import effective
-
-BATCH_TOKENS = 2_048
-"""Most tokens, padding included, in one forward: bounds memory, and lengths in a batch stay alike."""
-
-TOKENIZED_AT_ONCE = 512
 
 
 def pick_device(name: str) -> torch.device:
@@ -90,6 +86,10 @@ class TorchEngine:
         """The live module under the active set, in ``eval``: for a task's scores. Not to be trained or changed."""
         return self._module
 
+    def prepared(self, name: str) -> bool:
+        """Whether ``activate`` would find this base."""
+        return name in self._sets
+
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """Build and check the set of base ``name``; on any thread, the active set is not touched.
 
@@ -131,7 +131,6 @@ class TorchEngine:
         if not texts:
             return result
         with self._alone(), torch.inference_mode():
-            # By slices: a tokenizer answers with far more than ids, and a round encodes all its texts in one call.
             starts = range(0, len(texts), TOKENIZED_AT_ONCE)
             ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
             for rows in batches([len(row) for row in ids]):
@@ -163,16 +162,3 @@ def tied_names(module: torch.nn.Module) -> frozenset[str]:
     places = {name: tensor.data_ptr() for name, tensor in live_tensors(module).items() if tensor.numel()}
     count = Counter(places.values())
     return frozenset(name for name, place in places.items() if count[place] > 1)
-
-
-def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Row numbers by length, in groups of at most ``tokens`` tokens after padding (or one longer row alone)."""
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    group: list[int] = []
-    for row in order:
-        if group and (len(group) + 1) * max(1, lengths[row]) > tokens:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
