@@ -53,8 +53,8 @@ class OnnxEngine:
             raise ArtifactError("base", f"The exported graph in {folder} was made of another model.")
         self._weights = Weights(folder, self._map)
         self._base = base
-        self._threads = threads
-        self._spinning = spinning
+        self.threads = threads
+        self.spinning = spinning
         self.tokenizer = Tokenizer(base.path, max_tokens)
         self._sessions: dict[str, Any] = {}
         self._active: tuple[str, Any] = ("", self._session({}))
@@ -120,10 +120,10 @@ class OnnxEngine:
 
     def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
         names, values = [], []
         for name, value in changed.items():
             place = self._map.places.get(name)

@@ -59,6 +59,7 @@ class TorchEngine:
         architecture: Architecture = "encoder",
     ) -> None:
         torch.set_num_threads(threads)
+        self.threads = threads
         self.device = pick_device(device)
         self.tokenizer = Tokenizer(base.path, max_tokens)
         self._base = base
