@@ -319,6 +319,8 @@ class Examples:
                 claim.predicted, claim.version, claim.covers, row.id,
             ),
         )  # fmt: skip
+        if not row.holdout:
+            self._claims.trains(claim.id)  # the claim that it rested on so far may be forgotten before this one
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Example]:
         return [_example(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM examples {where}", values)]

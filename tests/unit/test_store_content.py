@@ -145,6 +145,19 @@ def test_what_once_trained_is_never_tested_on() -> None:
     assert again.holdout is False
 
 
+def test_what_trained_is_known_by_the_newest_claim_when_the_first_is_forgotten() -> None:
+    box = feeder(holdout_share=0.0, holdout_after=2)
+    (first,) = box.label(sentence(1), "a").examples
+    for number in range(2, 6):
+        box.label(sentence(number), "a")
+    box.label(sentence(1), "a")
+    box.store._db.execute("DELETE FROM claims WHERE id = (SELECT min(id) FROM claims)")
+    box.store.evict([first.id])
+    box.store._examples._share = 1.0
+    (again,) = box.label(sentence(1), "a").examples
+    assert again.holdout is False
+
+
 def test_what_trained_under_a_source_in_quarantine_is_never_tested_on_either() -> None:
     box = feeder(holdout_share=0.0, holdout_after=2)
     box.label(sentence(1), "a", source="bad")
