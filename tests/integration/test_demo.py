@@ -112,3 +112,18 @@ def test_ctrl_c_is_answered_at_once_and_ends_everything(tmp_path: Path) -> None:
     assert (errors, demo.returncode) == ("", 130)
     assert stopping
     assert answered_s < 3
+
+
+def test_a_demo_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    with subprocess.Popen(
+        [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)], stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        if not any("It serves at" in line for line in demo.stdout):
+            pytest.skip("the demo did not start: its encoder is not here")
+        started = psutil.Process(demo.pid).children(recursive=True)
+        demo.kill()
+    assert len(started) >= 3, "the supervisor and its two children"
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
