@@ -17,6 +17,7 @@ import psutil
 from msgspec import Struct
 
 from stream_ft.errors import ConfigError, StreamFTError
+from stream_ft.parent import SUPERVISED
 
 MARK = "demo.toml"
 COMMAND = "stream-ft: "
@@ -110,8 +111,9 @@ class System:
         )
         self._log = (self.folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
-            self._command("up"), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            env=_environment(), start_new_session=True,  # Ctrl-C is for the demo, which then stops the system in order
+            self._command("up"), stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT,
+            env=_environment() | {SUPERVISED: "1"},  # a demo that is killed leaves nothing running
+            start_new_session=True,  # Ctrl-C is for the demo, which then stops the system in order
         )  # fmt: skip
 
     def _command(self, *arguments: str) -> list[str]:
@@ -202,5 +204,7 @@ class System:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._log.close()
         return self._process.returncode

@@ -85,23 +85,45 @@ def test_nothing_is_left_running(demo: tuple[subprocess.CompletedProcess[str], P
 
 def test_ctrl_c_is_answered_at_once_and_ends_everything(tmp_path: Path) -> None:
     out = tmp_path / "demo-out"
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert demo.stdout is not None
-    try:
-        if not any("Customers begin" in line for line in demo.stdout):
+    with (tmp_path / "errors").open("w+") as told:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=told,
+            text=True,
+            # A shell that puts a job in the background has it ignore Ctrl-C, and so whatever that job starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert demo.stdout is not None
+        with demo.stdout as lines:
+            try:
+                if not any("Customers begin" in line for line in lines):
+                    pytest.skip("the demo did not start: its encoder is not here")
+                begun = time.monotonic()
+                demo.send_signal(signal.SIGINT)
+                stopping = next((line for line in lines if line.startswith("Stopping")), None)
+                answered_s = time.monotonic() - begun
+                demo.wait(60)
+            finally:
+                demo.kill()
+                demo.wait()
+        told.seek(0)
+        errors = told.read()
+    assert (errors, demo.returncode) == ("", 130)
+    assert stopping
+    assert answered_s < 3
+
+
+def test_a_demo_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    with subprocess.Popen(
+        [sys.executable, "-m", "stream_ft", "demo", "--out", str(out)], stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        if not any("It serves at" in line for line in demo.stdout):
             pytest.skip("the demo did not start: its encoder is not here")
-        begun = time.monotonic()
-        demo.send_signal(signal.SIGINT)
-        next(line for line in demo.stdout if line.startswith("Stopping"))
-        assert time.monotonic() - begun < 3
-        _, errors = demo.communicate(timeout=60)
-    finally:
+        started = psutil.Process(demo.pid).children(recursive=True)
         demo.kill()
-        demo.wait()
-    assert demo.returncode == 130
-    assert errors == ""
+    assert len(started) >= 3, "the supervisor and its two children"
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []

@@ -131,32 +131,33 @@ def test_counting_as_they_come_and_go_agrees_with_counting_all(seed: int) -> Non
         alive[step] = new
         space.add(new)
         if step % 7 == 0:
-            for fallen in space.settle():
-                assert fallen.id in _fallen(list(alive.values()))
+            assert {fallen.id for fallen in space.settle()} <= _fallen(list(alive.values()))
     assert {fallen.id for fallen in space.settle()} <= _fallen(list(alive.values()))
     slots = space._slots
-    for id, row in alive.items():
-        expected = _votes(row, list(alive.values()))
+    for id, expected in zip(alive, _all_votes(list(alive.values())), strict=True):
         kept = {label: int(space._votes[slots[id], index]) for label, index in space._labels.items()}
         assert {label: n for label, n in kept.items() if n} == expected
 
 
-def _votes(row: Placed, rows: list[Placed]) -> dict[str, int]:
-    def unit(placed: Placed) -> np.ndarray:
-        vector = np.frombuffer(placed.embedding, "<f2").astype(np.float32)
-        return vector / np.linalg.norm(vector)
-
-    votes: dict[str, int] = {}
-    for other in rows:
-        if (other.time, other.id) > (row.time, row.id) and unit(other) @ unit(row) >= 0.8:
-            votes[other.label] = votes.get(other.label, 0) + 1
-    return votes
+def _all_votes(rows: list[Placed]) -> list[dict[str, int]]:
+    """Counted anew, pair by pair."""
+    vectors = np.array([np.frombuffer(row.embedding, "<f2").astype(np.float32) for row in rows])
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    close = units @ units.T >= 0.8
+    found: list[dict[str, int]] = []
+    for here, row in enumerate(rows):
+        votes: dict[str, int] = {}
+        for there in np.flatnonzero(close[here]):
+            other = rows[there]
+            if (other.time, other.id) > (row.time, row.id):
+                votes[other.label] = votes.get(other.label, 0) + 1
+        found.append(votes)
+    return found
 
 
 def _fallen(rows: list[Placed]) -> set[int]:
     fallen = set()
-    for row in rows:
-        votes = _votes(row, rows)
+    for row, votes in zip(rows, _all_votes(rows), strict=True):
         own = votes.pop(row.label, 0)
         if votes and max(votes.values()) >= 3 and max(votes.values()) > own:
             fallen.add(row.id)
