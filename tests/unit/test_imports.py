@@ -17,6 +17,8 @@ MAY_IMPORT_TORCH = (
     "stream_ft.model.engines.",
     "stream_ft.model.tasks",
     "stream_ft.model.base",
+    "stream_ft.model.export",
+    "stream_ft.model.measure",
     "stream_ft.learn.adapt",
     "stream_ft.learn.round",
 )
@@ -40,7 +42,9 @@ LIGHT = (
     "stream_ft.replay.store",
     "stream_ft.serve.http",
     "stream_ft.testing",
+    "stream_ft.wiring.learn",
     "stream_ft.wiring.replay",
+    "stream_ft.wiring.serve",
 )
 """Modules that import in milliseconds, whatever they import in turn."""
 EARLIER = {
