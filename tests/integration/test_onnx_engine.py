@@ -267,7 +267,13 @@ def test_a_measurement_that_fails_leaves_a_server_that_starts(
     shutil.copytree(graph, graph_path(base, tmp_path))
     broken = choose.subprocess.CompletedProcess("", 1, "", "boom")
     monkeypatch.setattr(choose, "_run", lambda *arguments: broken)
-    assert choose.chosen(base, tmp_path, kind="auto", threads=0) == Choice(engine="onnx", threads=1)
+    assert choose.chosen(base, graph, tmp_path, kind="auto", threads=0) == Choice(engine="onnx", threads=1)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(base: BaseFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cache folder .* cannot be used"):
+        open_engine(base, cache=tmp_path / "file" / "cache", device="cpu")
 
 
 def test_an_export_that_fails_leaves_nothing(base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

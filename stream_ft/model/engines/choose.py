@@ -85,6 +85,14 @@ def open_engine(
         return _torch(base, max_tokens, max(threads, 1), device)
     try:
         folder = graph_folder(base, cache)
+        choice = Choice(engine="onnx", threads=max(threads, 1))
+        if measured and (kind == "auto" or threads == 0):
+            choice = chosen(base, folder, cache, kind=kind, threads=threads)
+    except OSError as error:
+        raise ConfigError(
+            f"The cache folder {cache} cannot be used: {error.strerror}.",
+            "Name another one with model.cache_dir, or set model.engine to torch.",
+        ) from error
     except ArtifactError as error:
         if kind == "onnx":
             raise ConfigError(
@@ -92,9 +100,6 @@ def open_engine(
             ) from error
         log.warning("torch serves %s: %s", base.name, error.message)
         return _torch(base, max_tokens, max(threads, 1), device)
-    choice = Choice(engine="onnx", threads=max(threads, 1))
-    if measured and (kind == "auto" or threads == 0):
-        choice = chosen(base, cache, kind=kind, threads=threads)
     if choice.engine == "torch":
         return _torch(base, max_tokens, choice.threads, device)
     from stream_ft.model.engines.onnx_engine import OnnxEngine
@@ -108,14 +113,31 @@ def open_engine(
         return _torch(base, max_tokens, choice.threads, device)
 
 
+def remembered(base: BaseFolder, cache: Path, *, kind: Kind, threads: int) -> Choice | str | None:
+    """What an earlier start found: the choice, or why the model has no graph; ``None`` if nobody has asked yet."""
+    _, refusal = _places(base, cache)
+    if refusal.is_file():
+        return refusal.read_text(encoding="utf-8")
+    return _read(_measured(base, cache, kind, threads))
+
+
+def _places(base: BaseFolder, cache: Path) -> tuple[Path, Path]:
+    """Of the graph, and of the reason why there is none."""
+    folder = cache / "graphs" / f"{base.sha256[:24]}-{FORMAT}"
+    return folder, folder.with_name(f"{folder.name}-torch-{version('torch')}.txt")
+
+
+def _measured(base: BaseFolder, cache: Path, kind: Kind, threads: int) -> Path:
+    return cache / "measured" / f"{base.sha256[:24]}-{_machine()}-{kind}-{threads}.json"
+
+
 def graph_folder(base: BaseFolder, cache: Path) -> Path:
     """The folder of the exported graph; it is exported if nobody has done so yet.
 
     Raises:
         ArtifactError: step ``export``: the model has no such form. That is remembered beside where it would be.
     """
-    folder = cache / "graphs" / f"{base.sha256[:24]}-{FORMAT}"
-    refusal = folder.with_name(f"{folder.name}-torch-{version('torch')}.txt")
+    folder, refusal = _places(base, cache)
     if not (folder / MAP).is_file() and not refusal.is_file():
         with _alone(cache):
             if not (folder / MAP).is_file() and not refusal.is_file():
@@ -134,17 +156,19 @@ def graph_folder(base: BaseFolder, cache: Path) -> Path:
     return folder
 
 
-def chosen(base: BaseFolder, cache: Path, *, kind: Kind, threads: int) -> Choice:
-    """What was measured to be best on this machine; measured if nobody has done so yet."""
-    asked = f"{kind}-{threads}"
-    path = cache / "measured" / f"{base.sha256[:24]}-{_machine()}-{asked}.json"
+def chosen(base: BaseFolder, folder: Path, cache: Path, *, kind: Kind, threads: int) -> Choice:
+    """What was measured to be best on this machine; measured if nobody has done so yet.
+
+    Args:
+        folder: of the exported graph.
+    """
+    path = _measured(base, cache, kind, threads)
     if (found := _read(path)) is not None:
         return found
     with _alone(cache):
         if (found := _read(path)) is not None:
             return found
         log.info("the engines are measured, once on this machine: this takes some seconds")
-        folder = graph_folder(base, cache) if kind != "torch" else cache
         ran = _run("stream_ft.model.measure", [str(base.path), str(folder), kind, str(threads)], MEASURE_S)
         try:
             if ran.returncode:
