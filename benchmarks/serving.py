@@ -205,6 +205,7 @@ async def _flow(
         batchers[kind] = Batcher(slots.forward, max_batch=BATCH)
         batchers[kind].start()
         version = Version(name="v1.1.0", epoch=1, base="lora", start_head="", head=head)
+        slots.check(version)
         batchers[kind].between(lambda slots=slots, version=version: slots.flip(version)).result()
     found: dict[str, list[float]] = {arm: [] for arm in ("raw", *engines)}
     for turn in range(rounds + 1):

@@ -350,11 +350,12 @@ class Follower:
                 self._engine.prepare(wanted.base, files)
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
-            failpoints.hit("serve.before_flip")
-            step = "flip"
             version = Version(
                 name=wanted.name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head
             )
+            self._slots.check(version)
+            failpoints.hit("serve.before_flip")
+            step = "flip"
             self._batcher.between(lambda: self._flip(version)).result()
         except ArtifactError as error:
             return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)

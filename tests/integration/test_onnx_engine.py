@@ -109,6 +109,17 @@ def test_preparing_does_not_touch_what_answers(engine: OnnxEngine, base: BaseFol
     assert (engine.encode(WORDS) == before).all()
 
 
+def test_a_trial_is_what_would_be_served_and_touches_nothing(engine: OnnxEngine, base: BaseFolder) -> None:
+    before = answers(engine, base_files(base), "genesis")
+    engine.prepare("one", disturbed(base))
+    tried = engine.trial("one", WORDS)
+    assert (engine.encode(WORDS) == before).all()
+    engine.activate("one")
+    assert (engine.encode(WORDS) == tried).all()
+    with pytest.raises(KeyError):
+        engine.trial("never prepared", WORDS)
+
+
 def test_two_sessions_are_resident_and_the_active_one_stays(engine: OnnxEngine, base: BaseFolder) -> None:
     first = answers(engine, disturbed(base, seed=1), "1")
     for name in ("2", "3", "4"):

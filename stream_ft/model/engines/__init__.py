@@ -31,6 +31,14 @@ class Engine(Protocol):
         """
         ...
 
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under the prepared set ``name``; on any thread, the active set is not touched.
+
+        Raises:
+            KeyError: the set was not prepared, or was dropped.
+        """
+        ...
+
     def activate(self, name: str) -> None:
         """Make a prepared set the one that ``encode`` uses."""
         ...

@@ -92,6 +92,14 @@ class OnnxEngine:
                 del self._sessions[other]
         self._sessions[name] = self._session(changed)
 
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under a prepared base; on any thread. It warms the session, too.
+
+        Raises:
+            KeyError: the base was not prepared, or was dropped.
+        """
+        return self._encoded(self._sessions[name], texts)
+
     def activate(self, name: str) -> None:
         """Encode with the session of a prepared base from now on.
 
@@ -107,15 +115,16 @@ class OnnxEngine:
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active session, fp16: as the served head reads them."""
-        result = np.zeros((len(texts), self.dim), np.float16)
-        if not texts:
-            return result
         with self._alone():
-            starts = range(0, len(texts), TOKENIZED_AT_ONCE)
-            ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
-            for rows in batches([len(row) for row in ids], BATCH_TOKENS):
-                tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
-                result[rows] = self._pooled(self._active[1], tokens, mask).clip(-65_504, 65_504)
+            return self._encoded(self._active[1], texts)
+
+    def _encoded(self, session: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        result = np.zeros((len(texts), self.dim), np.float16)
+        starts = range(0, len(texts), TOKENIZED_AT_ONCE)
+        ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        for rows in batches([len(row) for row in ids], BATCH_TOKENS):
+            tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
+            result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
         return result
 
     def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -66,8 +67,8 @@ class TorchEngine:
         self._module = load_model(base.path, architecture).to(self.device)
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
-        decoder: Any = getattr(self._module, "base_model", None)
-        self._decoder = decoder if architecture == "causal-lm" else self._module
+        self._architecture = architecture
+        self._decoder = self._states(self._module)
         self._dim = int(self._module.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._live = live_tensors(self._module)
         self._tied = tied_names(self._module)
@@ -108,6 +109,19 @@ class TorchEngine:
         )
         self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
 
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under a prepared set; on any thread, by a second module of the same tensors.
+
+        Raises:
+            KeyError: the set was not prepared, or was dropped.
+        """
+        wanted = self._sets[name]
+        twin = _twin(self._module)
+        live = live_tensors(twin)
+        for key, pretrained in self._pretrained.items():
+            live[key].data = wanted.get(key, pretrained)
+        return self._encoded(self._states(twin), texts)
+
     def activate(self, name: str) -> None:
         """Point the live tensors at a prepared set.
 
@@ -128,18 +142,24 @@ class TorchEngine:
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active set, fp16: as the served head reads them."""
+        with self._alone():
+            return self._encoded(self._decoder, texts)
+
+    def _encoded(self, decoder: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         result = np.zeros((len(texts), self._dim), np.float16)
-        if not texts:
-            return result
-        with self._alone(), torch.inference_mode():
-            starts = range(0, len(texts), TOKENIZED_AT_ONCE)
-            ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        starts = range(0, len(texts), TOKENIZED_AT_ONCE)
+        ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        with torch.inference_mode():
             for rows in batches([len(row) for row in ids]):
                 tokens, mask = pad([ids[row] for row in rows], self.tokenizer.pad_id, self.device)
-                states = self._decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+                states = decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
                 pooled = mean_pool(states, mask).clamp(-65_504, 65_504)
                 result[rows] = pooled.to(torch.float16).cpu().numpy()
         return result
+
+    def _states(self, module: torch.nn.Module) -> Any:
+        """The part of a module that gives token states."""
+        return getattr(module, "base_model", None) if self._architecture == "causal-lm" else module
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -150,6 +170,15 @@ class TorchEngine:
             yield
         finally:
             self._busy.release()
+
+
+def _twin(module: torch.nn.Module) -> torch.nn.Module:
+    """A second module whose tensors are other objects on the same memory: pointing one elsewhere leaves the first."""
+    shared: dict[int, Any] = {
+        id(parameter): torch.nn.Parameter(parameter.data, requires_grad=False) for parameter in module.parameters()
+    }
+    shared |= {id(buffer): buffer.detach() for buffer in module.buffers()}
+    return copy.deepcopy(module, shared)
 
 
 def live_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
