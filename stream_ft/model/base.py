@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stream_ft.errors import ModelNotFoundError
+from stream_ft.model.plain_tokenizer import CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +212,7 @@ class Tokenizer:
         self.pad_id: int = pad if pad is not None else end if end is not None else 0
         self.end_id: int | None = end
         # A tokenizer's time grows with the whole text, not with what is kept: cut by characters first.
-        self._max_characters = 16 * self.max_tokens
+        self._max_characters = CHARACTERS_PER_TOKEN * self.max_tokens
         self._one = threading.Lock()  # a fast tokenizer sets its truncation at each call, and refuses a second caller
 
     def __call__(self, texts: list[str]) -> list[list[int]]:

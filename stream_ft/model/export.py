@@ -25,8 +25,9 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from stream_ft.errors import ModelNotFoundError, StreamFTError
-from stream_ft.model.base import BaseFolder, load_model, resolve
+from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
 from stream_ft.model.engines.graph import GOLDEN, GRAPH, MAP, REST, WEIGHTS, GraphMap, Place
+from stream_ft.model.plain_tokenizer import FILE, PROBES, PlainTokenizer, TokenizerFacts
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +96,25 @@ def _write(base: BaseFolder, draft: Path) -> None:
         places=places,
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
         tied=sorted(tied_names(module)),
+        tokenizer=tokenizer_facts(base.path),
     )
     (draft / MAP).write_bytes(described.to_bytes())
+
+
+def tokenizer_facts(path: Path) -> TokenizerFacts | None:
+    """What is needed to tokenize without transformers; ``None`` if its file alone gives other ids."""
+    if not (path / FILE).is_file():
+        return None
+    for length in (8, 64, 1_000_000):
+        usual = Tokenizer(path, length)
+        facts = TokenizerFacts(longest=usual.max_tokens, pad_id=usual.pad_id)
+        try:
+            same = PlainTokenizer(path, facts, length)(list(PROBES)) == usual(list(PROBES))
+        except Exception:  # the file is of a kind that the library does not know, or holds what it cannot do
+            return None
+        if not same:
+            return None
+    return facts
 
 
 def golden_inputs(vocabulary: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -12,13 +12,14 @@ from tiny import bert, texts
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model import export as exporting
-from stream_ft.model.base import BaseFolder, base_files, load_model
+from stream_ft.model.base import BaseFolder, Tokenizer, base_files, load_model
 from stream_ft.model.engines import choose
 from stream_ft.model.engines.choose import Choice, Trial, best, open_engine
 from stream_ft.model.engines.graph import GOLDEN, Weights, read_map
 from stream_ft.model.engines.onnx_engine import RESIDENT, OnnxEngine
 from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors
 from stream_ft.model.export import ExportError, export, find
+from stream_ft.model.plain_tokenizer import FILE, PROBES, PlainTokenizer
 from stream_ft.model.tensors import TENSORS
 
 WORDS = [words for words, _ in texts(20)] + ["", "where is my parcel it never came " * 6]
@@ -206,6 +207,28 @@ def test_a_tensor_that_lies_in_two_places_cannot_be_replaced() -> None:
 def test_of_two_tied_names_one_is_found() -> None:
     value = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert list(find({"b": value, "a": value}, {"x": value})) == ["a"]
+
+
+# --- the tokenizer ---------------------------------------------------------------------------------------------
+
+
+def test_the_plain_tokenizer_is_used_because_it_agrees(engine: OnnxEngine, base: BaseFolder) -> None:
+    assert isinstance(engine.tokenizer, PlainTokenizer)
+    for length in (8, 16, 32):
+        facts = exporting.tokenizer_facts(base.path)
+        assert facts is not None
+        assert PlainTokenizer(base.path, facts, length)(list(PROBES)) == Tokenizer(base.path, length)(list(PROBES))
+
+
+def test_a_tokenizer_that_does_not_agree_is_not_used(base: BaseFolder, tmp_path: Path) -> None:
+    shutil.copytree(base.path, tmp_path / "model")
+    assert exporting.tokenizer_facts(tmp_path / "model") is not None
+    (tmp_path / "model" / FILE).write_text("{}", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "Tokenizer", lambda path, length: Tokenizer(base.path, length))
+        assert exporting.tokenizer_facts(tmp_path / "model") is None
+    (tmp_path / "model" / FILE).unlink()
+    assert exporting.tokenizer_facts(tmp_path / "model") is None
 
 
 # --- which engine ----------------------------------------------------------------------------------------------

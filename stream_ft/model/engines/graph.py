@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from stream_ft.errors import ArtifactError
+from stream_ft.model.plain_tokenizer import TokenizerFacts
 
 GRAPH, WEIGHTS, REST, GOLDEN, MAP = "graph.onnx", "weights.bin", "rest.safetensors", "golden.safetensors", "graph.json"
-FORMAT = 1
+FORMAT = 2
 """Grows when what is written changes; it is part of the folder's name."""
 
 Array = npt.NDArray[Any]
@@ -39,6 +40,8 @@ class GraphMap(Struct, frozen=True, kw_only=True):
     """Of every tensor of the torch module, by its name."""
     tied: list[str]
     """Names that share memory with another name."""
+    tokenizer: TokenizerFacts | None = None
+    """``None`` where the tokenizer's file alone does not give the same ids as transformers."""
 
     def to_bytes(self) -> bytes:
         """As JSON."""

@@ -16,6 +16,7 @@ from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
 from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
+from stream_ft.model.plain_tokenizer import PlainTokenizer
 from stream_ft.model.tensors import effective
 
 RESIDENT = 2
@@ -55,7 +56,10 @@ class OnnxEngine:
         self._base = base
         self.threads = threads
         self.spinning = spinning
-        self.tokenizer = Tokenizer(base.path, max_tokens)
+        facts = self._map.tokenizer
+        self.tokenizer: Tokenizer | PlainTokenizer = (
+            Tokenizer(base.path, max_tokens) if facts is None else PlainTokenizer(base.path, facts, max_tokens)
+        )
         self._sessions: dict[str, Any] = {}
         self._active: tuple[str, Any] = ("", self._session({}))
         self._busy = threading.Lock()
