@@ -190,6 +190,7 @@ def test_fault_20_swaps_under_load_drop_nothing_and_mix_nothing(
     wait_for("the first promotion", lambda: house.version() == first.version)
     served: dict[str, State] = {first.version: first}
     with Clients(f"http://127.0.0.1:{house.port}") as clients:
+        wait_for("answers by the first", lambda: len(clients.answers) > 8)
         for number in range(1, 13):
             broken = number % 4 == 0
             state = operator.promote(number, broken=broken)
