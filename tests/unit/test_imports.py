@@ -25,6 +25,7 @@ MAY_IMPORT_TORCH = (
 LIGHT = (
     "stream_ft",
     "stream_ft.cli",
+    "stream_ft.client",
     "stream_ft.control",
     "stream_ft.demo.client",
     "stream_ft.ingest.validate",
