@@ -67,7 +67,7 @@ def test_what_cannot_help_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"{}", b'{"model": 1}', b"[" * 100_000])
 def test_an_answer_of_something_else_is_an_error_that_asks_who_listens(body: bytes) -> None:
-    with pytest.raises(UnavailableError, match="cannot be read.*Does a stream_ft server"):
+    with pytest.raises(UnavailableError, match=r"cannot be read.*Does a stream_ft server"):
         judge(tries(), Answered(status=200, body=body))
 
 
@@ -151,11 +151,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, wanted: float) -> 
 # --- what the caller learns about events ------------------------------------------------------------------------
 
 
-def event(id: str = "e-1") -> calls.Call[Accepted]:
-    return calls.labels([("a text", "a label"), ("more", "b")], source=None) if not id else feedback(id)
-
-
-def feedback(id: str | None) -> calls.Call[Accepted]:
+def feedback(id: str | None = "e-1") -> calls.Call[Accepted]:
     return calls.feedback(
         "p-1", label="x", kind=None, correction=None, rating=None, source=None, origin=None, time=None, id=id
     )
@@ -163,16 +159,16 @@ def feedback(id: str | None) -> calls.Call[Accepted]:
 
 def test_an_error_has_the_ids_that_make_a_repetition_safe() -> None:
     with pytest.raises(DeadlineError, match="may have been taken") as raised:
-        judge(tries(event()), Failed(detail="", timed_out=True), NOW + 10)
+        judge(tries(feedback()), Failed(detail="", timed_out=True), NOW + 10)
     assert raised.value.ids == ("e-1",)
 
 
 def test_what_was_never_sent_was_not_taken() -> None:
     for outcome in (GONE, BUSY):
         with pytest.raises(UnavailableError) as raised:
-            judge(tries(event()), outcome, NOW + 10)
+            judge(tries(feedback()), outcome, NOW + 10)
         assert "may have been taken" not in str(raised.value)
-    made = tries(event())
+    made = tries(feedback())
     judge(made, Failed(detail="reset"))
     with pytest.raises(UnavailableError, match=r"broke|reached.*may have been taken"):
         judge(made, GONE, NOW + 10)
@@ -182,15 +178,15 @@ def test_an_event_without_an_id_gets_a_fresh_one() -> None:
     first, second = feedback(None), feedback(None)
     assert first.ids != second.ids
     assert first.ids[0].encode() in (first.body or b"")
-    assert len(set(event("").ids)) == 2
+    assert len(set(calls.labels([("a text", "a label"), ("more", "b")], source=None).ids)) == 2
 
 
 def test_offsets_that_do_not_fit_the_events_are_no_answer() -> None:
-    assert judge(tries(event()), Answered(status=202, body=b'{"accepted": 1, "offsets": [4]}')) == Done(
+    assert judge(tries(feedback()), Answered(status=202, body=b'{"accepted": 1, "offsets": [4]}')) == Done(
         value=Accepted(topic="feedback", ids=("e-1",), offsets=(4,))
     )
     with pytest.raises(UnavailableError, match="2 offsets of 1 events"):
-        judge(tries(event()), Answered(status=202, body=b'{"accepted": 2, "offsets": [4, 5]}'))
+        judge(tries(feedback()), Answered(status=202, body=b'{"accepted": 2, "offsets": [4, 5]}'))
 
 
 def test_half_a_character_is_refused_before_it_is_sent() -> None:
