@@ -11,7 +11,6 @@ import httpx
 import pytest
 from serving_parts import Serving
 
-from stream_ft import control
 from stream_ft.client import AsyncClient, RefusedError, UnavailableError
 from stream_ft.errors import StoreFullError
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, TextCorrection
@@ -163,14 +162,13 @@ def test_versions_tell_what_they_cover(ready: Serving) -> None:
     assert found.versions[0].kind == "head"
     assert found.versions[0].offsets == {"feedback": 0}
     assert talk(ready, lambda client: client.versions(limit=1)).versions == found.versions[1:]
-    for path in (ready.folder / "registry").rglob("*"):
-        if path.is_file():
-            path.unlink()
-    ready.promote("third", "yes")
-    ready.say(control.Pin)
-    ready.follower.step()
-    gone = talk(ready, lambda client: client.versions()).versions
-    assert gone[0].kept, "what was read once stays known"
+
+
+def test_a_version_whose_head_is_gone_says_so(ready: Serving) -> None:
+    ready.registry.delete_head(ready.follower.state.start_head)
+    (version,) = talk(ready, lambda client: client.versions()).versions
+    assert (version.kept, version.kind, version.offsets) == (False, "", {})
+    assert "is not in" in version.missing
 
 
 def test_status_is_what_server_and_learner_say(ready: Serving) -> None:
