@@ -21,7 +21,7 @@ class ClientError(StreamFTError):
 
 
 class RefusedError(ClientError):
-    """The server read the request and will not take it (4xx). Nothing of it was taken; the same again will not help.
+    """The server read the request and took nothing of it (4xx). The same again will not help.
 
     Args:
         status: of the HTTP answer; ``None`` if the input could not even be sent.

@@ -15,7 +15,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     label: str
     """Empty as long as the model has learned no label."""
     score: float
-    """The model's confidence, from 0 to 1."""
+    """The model's confidence in the label."""
     version: str
     """What answered; the same for all answers of a call."""
 

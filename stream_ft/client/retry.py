@@ -143,7 +143,8 @@ class Tries(Generic[T]):
     def _final(self, answer: Answered) -> ClientError:
         said = sentence(answer)
         if 400 <= answer.status < 500:
-            return RefusedError(said, status=answer.status, ids=self._call.ids)
+            # An earlier try may have been taken all the same.
+            return RefusedError(said, self._again(), status=answer.status, ids=self._call.ids)
         self._unsure = True
         message = f"{self._where} answered {answer.status} to {self._call.path}: {said}"
         return UnavailableError(message, self._again(), status=answer.status, ids=self._call.ids)

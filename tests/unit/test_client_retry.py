@@ -174,6 +174,13 @@ def test_what_was_never_sent_was_not_taken() -> None:
         judge(made, GONE, NOW + 10)
 
 
+def test_a_refusal_after_a_lost_try_says_that_the_lost_one_may_have_been_taken() -> None:
+    made = tries(feedback())
+    judge(made, Failed(detail="reset"))
+    with pytest.raises(RefusedError, match=r"This server needs a token.*may have been taken"):
+        judge(made, Answered(status=401, body=b'{"error": "This server needs a token."}'))
+
+
 def test_an_event_without_an_id_gets_a_fresh_one() -> None:
     first, second = feedback(None), feedback(None)
     assert first.ids != second.ids

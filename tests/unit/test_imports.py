@@ -56,6 +56,7 @@ EARLIER = {
     "stream_ft.serve": ("replay", "learn", "wiring"),
     "stream_ft.learn": ("ingest", "serve", "wiring"),
     "stream_ft.connectors": ("ingest", "replay", "learn", "release", "serve", "model", "wiring"),
+    "stream_ft.client": ("ingest", "replay", "learn", "serve", "model"),
 }
 """What each stage must not import: what comes later, and the insides of others."""
 
