@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from serving_parts import Serving
+from store_kit import Feeder, labels, open_store
 
 from stream_ft.client import AsyncClient, RefusedError, UnavailableError
 from stream_ft.errors import StoreFullError
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, TextCorrection
+from stream_ft.topics import topic
 
 Work = Callable[[AsyncClient], Awaitable[Any]]
 
@@ -149,6 +151,42 @@ def test_events_that_the_disk_did_not_take_are_sent_again_under_their_id(tmp_pat
     assert taken.offsets == (11,)
     assert len(seen) == 3
     assert len(set(seen)) == 1, "the store knows an event again by the same id with the same bytes"
+
+
+class Losing(httpx.AsyncBaseTransport):
+    """The application takes the request, and the first answer is lost on its way."""
+
+    def __init__(self, app: Any) -> None:
+        self._inner = httpx.ASGITransport(app)
+        self.lost = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._inner.handle_async_request(request)
+        if not self.lost:
+            self.lost += 1
+            raise httpx.ReadError("reset by peer")
+        return response
+
+
+def test_an_event_whose_first_answer_was_lost_is_learned_once(ready: Serving) -> None:
+    transport = Losing(ready.app)
+
+    async def sleep(seconds: float) -> None:
+        ready.clock.advance(seconds)
+
+    async def main() -> None:
+        async with AsyncClient(
+            "http://shop", token="s3cret", transport=transport, clock=ready.clock, sleep=sleep
+        ) as client:
+            assert (await client.labels([("some text", "yes"), ("another", "no")])).offsets == (2, 3)
+
+    asyncio.run(main())
+    ready.appender.close()
+    records = ready.log.read(topic("shop", "labels"), 0, 0, 10)
+    feeder = Feeder(open_store())
+    applied = feeder.apply(*(feeder.item("labels", record.value) for record in records))
+    assert (transport.lost, len(records), applied.duplicates, applied.rejects) == (1, 4, 2, [])
+    assert labels(applied.examples) == {"some text": "yes", "another": "no"}
 
 
 def test_versions_tell_what_they_cover(ready: Serving) -> None:
