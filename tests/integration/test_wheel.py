@@ -87,6 +87,7 @@ def test_the_wheel_holds_one_top_level_package(wheel: Path) -> None:
     assert "stream_ft/connectors/local.py" in names
     assert [name for name in names if name.startswith("stream_ft/demo/") and name.endswith(".tsv")]
     assert "stream_ft/wiring/report.html" in names
+    assert {"stream_ft/py.typed", "stream_ft/client/http.py"} <= set(names)
     assert not [name for name in names if Path(name).name.startswith(("test_", "conftest"))]
 
 

@@ -25,6 +25,7 @@ MAY_IMPORT_TORCH = (
 LIGHT = (
     "stream_ft",
     "stream_ft.cli",
+    "stream_ft.client",
     "stream_ft.control",
     "stream_ft.demo.client",
     "stream_ft.ingest.validate",
@@ -55,6 +56,7 @@ EARLIER = {
     "stream_ft.serve": ("replay", "learn", "wiring"),
     "stream_ft.learn": ("ingest", "serve", "wiring"),
     "stream_ft.connectors": ("ingest", "replay", "learn", "release", "serve", "model", "wiring"),
+    "stream_ft.client": ("ingest", "replay", "learn", "serve", "model"),
 }
 """What each stage must not import: what comes later, and the insides of others."""
 
