@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +25,7 @@ from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.inference import Inference
 from stream_ft.serve.intake import Intake
 from stream_ft.serve.predictions_id import PredictionIds
+from stream_ft.serve.replies import ErrorReply, IndexReply, reply
 from stream_ft.serve.slots import Answer, NotReadyError, Version
 
 log = logging.getLogger("stream_ft.serve.http")
@@ -191,9 +192,9 @@ def _same_host(origin: str, host: bytes) -> bool:
         return False
 
 
-def _error(status: int, message: str, remedy: str = "") -> JSONResponse:
+def _error(status: int, message: str, remedy: str = "") -> Response:
     headers = {"retry-after": "1"} if status in (429, 503) else None
-    return JSONResponse({"error": f"{message} {remedy}".strip()}, status_code=status, headers=headers)
+    return reply(ErrorReply(error=f"{message} {remedy}".strip()), status, headers)
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
@@ -223,14 +224,14 @@ def _index(model: str, routes: Sequence[Route]) -> Callable[[Request], Awaitable
         paths.setdefault(route.path, []).extend(sorted((route.methods or set()) - {"HEAD"}))
 
     async def index(request: Request) -> Response:
-        return JSONResponse(
-            {
-                "service": "stream_ft",
-                "model": model,
-                "endpoints": [f"{method} {path}" for path, methods in paths.items() for method in methods],
-                "example": 'curl -d \'{"inputs": "where is my parcel?"}\' -H "content-type: application/json" '
+        return reply(
+            IndexReply(
+                service="stream_ft",
+                model=model,
+                endpoints=[f"{method} {path}" for path, methods in paths.items() for method in methods],
+                example='curl -d \'{"inputs": "where is my parcel?"}\' -H "content-type: application/json" '
                 + f"{request.base_url}predict",
-            }
+            )
         )
 
     return index
