@@ -18,7 +18,7 @@ from stream_ft.errors import StoreFullError, StreamFTError
 from stream_ft.events import Event, Reject
 from stream_ft.metrics import Ready, ServeMetrics
 from stream_ft.ports import Clock, Outgoing, Record
-from stream_ft.serve import probes
+from stream_ft.serve import manual, probes
 from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, QueueFullError
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.catalogue import Catalogue
@@ -71,7 +71,7 @@ def create_app(
     max_inputs: int = 256,
     max_body_bytes: int = 1_000_000,
     timeout_s: float = 10.0,
-) -> ASGIApp:
+) -> Guard:
     """The application of one model.
 
     Args:
@@ -116,13 +116,15 @@ def create_app(
         *intake.routes(),
         *catalogue.routes(),
         *probes.routes(metrics.registry, ready=ready, alive=alive),
+        *manual.routes(),
     ]
+    routes.append(Route("/", _index(model, list(routes)), methods=["GET"]))
     app = Starlette(
-        routes=[*routes, Route("/", _index(model, routes), methods=["GET"])],
+        routes=routes,
         exception_handlers={HTTPException: _http_error, StreamFTError: _known_error, Exception: _unknown_error},
     )
     app.router.redirect_slashes = False
-    return Guard(app, metrics=metrics, token=token)
+    return Guard(app, routes=routes, metrics=metrics, token=token)
 
 
 class Guard:
@@ -130,11 +132,13 @@ class Guard:
 
     Args:
         app: what is guarded.
+        routes: what is mounted in it.
         token: if set, everything but the probes needs ``Authorization: Bearer TOKEN``.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: ServeMetrics, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, routes: Sequence[Route], metrics: ServeMetrics, token: str) -> None:
         self._app = app
+        self.routes = tuple(routes)
         self._metrics = metrics
         self._token = token.encode()
 
