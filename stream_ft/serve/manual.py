@@ -123,7 +123,8 @@ def _type(schema: dict[str, Any]) -> str:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#type_{name}"><code>{name}</code></a>'
     if "anyOf" in schema:
-        return " or ".join(_type(inner) for inner in schema["anyOf"])
+        # "X or list of X": the other way round it could be read as a list of either.
+        return " or ".join(_type(inner) for inner in sorted(schema["anyOf"], key=lambda s: s.get("type") == "array"))
     if "enum" in schema:
         return " or ".join(_code(json.dumps(value)) for value in schema["enum"])
     kind = schema.get("type")

@@ -60,6 +60,8 @@ def test_the_page_opens_and_asks_for_nothing_else(
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [f"{address}/docs"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = "[...document.querySelectorAll('.scroll')].filter(part => part.scrollWidth > part.clientWidth).length"
+    assert page.evaluate(cut) == 0
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(20, 23, 27)") == (scheme == "dark")
     page.click('a[href="#type_InferRequest"] >> nth=0')
