@@ -21,6 +21,7 @@ from stream_ft.model.engines.choose import Trial, best, cores
 
 ROUNDS, TEXTS = 4, 25
 MOST_THREADS = 8
+PAUSE_S = 0.005
 _STORY = (
     "why is my card payment still pending and the top up twice in the app when can you help me please change a new"
     " address refund what exchange rate for an account with limit of cash from this machine charged fee"
@@ -65,6 +66,7 @@ def measure(base: BaseFolder, folder: Path, kind: str, threads: int) -> list[Tri
                     engine.encode([text])
                     if turn:
                         wall[way].append(time.perf_counter() - started)
+                    time.sleep(PAUSE_S)  # a thread that spins after its work costs most when there is none
                 if turn:
                     cpu[way] += time.process_time() - before
     finally:

@@ -42,6 +42,10 @@ class ServedHead(Protocol):
         """``[B, dim]`` to ``[B, C]``."""
         ...
 
+    def probabilities(self, embeddings: NDArray[Any]) -> NDArray[np.float32]:
+        """``[B, dim]`` to ``[B, C]``, rows that sum to 1. Any thread."""
+        ...
+
     def predict(self, embeddings: NDArray[Any]) -> list[tuple[str, float]]:
         """Label and its probability for each row; ``("", 0.0)``-like for a head without labels."""
         ...
