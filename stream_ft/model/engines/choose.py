@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -190,12 +191,13 @@ def chosen(base: BaseFolder, folder: Path, cache: Path, *, kind: Kind, threads: 
 
 
 def best(trials: list[Trial]) -> Choice:
-    """The fastest way, of those that cost no more CPU than torch on one thread where that is among them.
+    """The fastest way, of those that cost no more CPU than torch as it comes, which takes a thread for each core.
 
-    A request that is answered sooner by burning the core that others need is not answered sooner under load.
+    A request that is answered sooner by burning the cores that others need is not answered sooner under load.
     """
-    plain = [trial.cpu_ms for trial in trials if trial.engine == "torch" and trial.threads == 1]
-    modest = [trial for trial in trials if not plain or trial.cpu_ms <= plain[0]]
+    plain = [trial for trial in trials if trial.engine == "torch"]
+    most = max(plain, key=lambda trial: trial.threads).cpu_ms if plain else math.inf
+    modest = [trial for trial in trials if trial.cpu_ms <= most]
     winner = min(modest, key=lambda trial: trial.p50_ms)
     return Choice(engine=winner.engine, threads=winner.threads, spinning=winner.spinning, trials=trials)
 
