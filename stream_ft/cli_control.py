@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +13,7 @@ from stream_ft.cli_options import AsJson, Config, Set, StateDir, settings
 from stream_ft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stream_ft.control import Message
-    from stream_ft.wiring.operator import Folded
+    from stream_ft.wiring.operator import Issued
 
 app = typer.Typer(name="control", help="Commands of an operator, and the audit of them.", no_args_is_help=True)
 
@@ -42,16 +38,16 @@ def rollback(
     assign: Set = None,
 ) -> None:
     """Bring an earlier version back at once; the base that is left cannot return by itself."""
-    from stream_ft.wiring.operator import target
+    from stream_ft.wiring import commands
 
-    quarantine: dict[str, Any] | None = None
-    if quarantine_source is not None or quarantine_since is not None:
-        quarantine = {"source": quarantine_source, "since": _seconds(quarantine_since)}
-
-    def fields(folded: Folded) -> dict[str, Any]:
-        return {"to_epoch": target(folded, to), "reason": reason, "quarantine": quarantine}
-
-    _issue("Rollback", fields, config, state_dir, assign)
+    issued = commands.rollback(
+        settings(config, state_dir, assign),
+        to=to,
+        reason=reason,
+        quarantine_source=quarantine_source,
+        quarantine_since=quarantine_since,
+    )
+    _tell(issued)
 
 
 @app.command()
@@ -63,11 +59,9 @@ def deny(
     assign: Set = None,
 ) -> None:
     """Forbid a base for ever; if it is active, the latest one that is not denied comes back."""
+    from stream_ft.wiring import commands
 
-    def fields(folded: Folded) -> dict[str, Any]:
-        return {"sha256": _whole(sha256, {release.base for _, release in folded.state.history}), "reason": reason}
-
-    _issue("Deny", fields, config, state_dir, assign)
+    _tell(commands.deny(settings(config, state_dir, assign), sha256, reason=reason))
 
 
 @app.command("label-add")
@@ -78,37 +72,39 @@ def label_add(
     assign: Set = None,
 ) -> None:
     """Allow users to introduce a label; the label topic may do so anyway."""
-    _issue("LabelAdd", lambda _: {"label": label}, config, state_dir, assign)
+    from stream_ft.wiring import commands
+
+    _tell(commands.label_add(settings(config, state_dir, assign), label))
 
 
 @app.command()
 def pin(config: Config = None, state_dir: StateDir = None, assign: Set = None) -> None:
     """Keep the active version: no promotion until `unpin`. Operators may still roll back."""
-    _issue("Pin", lambda _: {}, config, state_dir, assign)
+    _plain("Pin", config, state_dir, assign)
 
 
 @app.command()
 def unpin(config: Config = None, state_dir: StateDir = None, assign: Set = None) -> None:
     """Allow promotions again."""
-    _issue("Unpin", lambda _: {}, config, state_dir, assign)
+    _plain("Unpin", config, state_dir, assign)
 
 
 @app.command()
 def pause(config: Config = None, state_dir: StateDir = None, assign: Set = None) -> None:
     """No rounds and no promotions until `resume`; events are still taken in."""
-    _issue("Pause", lambda _: {}, config, state_dir, assign)
+    _plain("Pause", config, state_dir, assign)
 
 
 @app.command()
 def resume(config: Config = None, state_dir: StateDir = None, assign: Set = None) -> None:
     """Learn again."""
-    _issue("Resume", lambda _: {}, config, state_dir, assign)
+    _plain("Resume", config, state_dir, assign)
 
 
 @app.command("train-now")
 def train_now(config: Config = None, state_dir: StateDir = None, assign: Set = None) -> None:
     """Start a round without waiting for the schedule."""
-    _issue("TrainNow", lambda _: {}, config, state_dir, assign)
+    _plain("TrainNow", config, state_dir, assign)
 
 
 @app.command()
@@ -145,34 +141,19 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['offset']:>6}  {mark}  {row['id'] or '(no id)'}{reason} [{after}]"
 
 
-def _issue(
-    kind: str,
-    fields: Callable[[Folded], dict[str, Any]],
-    config: Path | None,
-    state_dir: str | None,
-    assign: list[str] | None,
-) -> None:
-    """Issue a message of type ``kind`` of :mod:`stream_ft.control` and say what became of it; exit 1 if refused."""
-    import msgspec
-
+def _plain(kind: str, config: Path | None, state_dir: str | None, assign: list[str] | None) -> None:
+    """Issue a message of :mod:`stream_ft.control` that says nothing but its type."""
     from stream_ft import control
-    from stream_ft.wiring.operator import can_be_had, issue
+    from stream_ft.wiring import commands
 
-    chosen = settings(config, state_dir, assign)
-    by = f"operator/{chosen.operator}"
+    _tell(commands.plain(settings(config, state_dir, assign), getattr(control, kind)))
 
-    def make(folded: Folded, now: float) -> Message:
-        try:
-            message: Message = control.new(getattr(control, kind), by=by, now=now, **fields(folded))
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"The command cannot be issued: {error}.") from error
-        return message
 
-    issued = issue(chosen, make)
+def _tell(issued: Issued) -> None:
+    """Say what became of a command; exit 1 if it was refused."""
     old, new = issued.before.state, issued.after.state
     if not issued.accepted:
-        more = f" {can_be_had(issued.before)}" if kind == "Rollback" else ""
-        print(f"Refused: {issued.reason}{more}", file=sys.stderr)
+        print(f"Refused: {issued.reason} {issued.remedy}".rstrip(), file=sys.stderr)
         raise typer.Exit(1)
     if (old.base, old.start_head) != (new.base, new.start_head):
         print(f"Accepted: {old.version} -> {new.version} (epoch {new.epoch}). Every replica takes it from the log.")
@@ -181,40 +162,3 @@ def _issue(
     else:
         flags = [name for name in ("pinned", "paused") if getattr(new, name)]
         print(f"Accepted. In force: {new.version}{', ' + ' and '.join(flags) if flags else ''}.")
-
-
-def _whole(prefix: str, known: set[str]) -> str:
-    """The one hash in ``known`` that starts with ``prefix``. A whole hash is taken as it is: the log judges it."""
-    prefix = prefix.strip().lower()
-    if len(prefix) == 64:
-        return prefix
-    found = sorted(sha for sha in known if sha.startswith(prefix))
-    if len(prefix) < 8 or len(found) != 1:
-        raise ConfigError(
-            f"{prefix!r} names {len(found) if len(prefix) >= 8 else 'no'} base of the history.",
-            "See stream-ft adapters list.",
-        )
-    return found[0]
-
-
-def _seconds(text: str | None) -> float | None:
-    """RFC 3339, or seconds since the epoch, as seconds since the epoch."""
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        pass
-    else:
-        if math.isfinite(seconds):
-            return seconds
-        raise ConfigError(f"{text} is not a time.", "Write 2026-01-31T12:00:00Z, or seconds since the epoch.")
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"{text} is not a time.", "Write 2026-01-31T12:00:00Z, or seconds since the epoch."
-        ) from error
-    if moment.tzinfo is None:
-        raise ConfigError(f"{text} has no offset from UTC.", "Write 2026-01-31T12:00:00Z.")
-    return moment.timestamp()

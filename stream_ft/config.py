@@ -35,10 +35,14 @@ class ModelSettings(Section):
     """What is learned."""
     max_tokens: int = Field(default=128, ge=8, le=8192)
     """Inputs are cut to this many tokens."""
-    threads: int = Field(default=1, ge=1)
-    """Threads of a forward."""
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    """What runs a forward; ``auto`` takes torch on a GPU, and on a CPU what is faster there, measured once."""
+    threads: int = Field(default=0, ge=0)
+    """Threads of a forward; 0 takes what was measured to be best beside a busy process."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; or a torch device name."""
+    cache_dir: str = ""
+    """Folder of exported graphs and measurements; empty: ``$XDG_CACHE_HOME/stream_ft``."""
 
     @field_validator("name")
     @classmethod
@@ -220,6 +224,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (env_settings, init_settings)
+
+    def cache_path(self) -> Path:
+        """Folder of what can be made again: exported graphs, measurements."""
+        if self.model.cache_dir:
+            return Path(self.model.cache_dir).expanduser()
+        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return Path(root) / "stream_ft"
 
     def state_path(self) -> Path:
         """Folder of everything this process writes."""

@@ -43,6 +43,7 @@ def examine(settings: Settings) -> list[Check]:
         python,
         model,
         device,
+        engine,
         state_folder,
         disk,
         databases,
@@ -107,6 +108,27 @@ def device(settings: Settings) -> Check:
         )
     where = f"the CPU ({os.cpu_count()} cores)" if found.type == "cpu" else str(found)
     return Check(name="device", standing="good", text=f"torch {version} on {where}.")
+
+
+def engine(settings: Settings) -> Check:
+    """What runs a forward; what is not known yet is found out at the first start, not here."""
+    from stream_ft.model.base import resolve
+    from stream_ft.model.engines import choose
+
+    kind, threads = settings.model.engine, settings.model.threads
+    if kind == "torch":
+        return Check(name="engine", standing="good", text="torch, as model.engine says.")
+    try:
+        known = choose.remembered(resolve(settings.model.base), settings.cache_path(), kind=kind, threads=threads)
+    except StreamFTError:
+        return Check(name="engine", standing="careful", text="not known: the model is not here.", remedy="See model.")
+    if isinstance(known, str):
+        standing: Literal["good", "broken"] = "broken" if kind == "onnx" else "good"
+        return Check(name="engine", standing=standing, text=f"torch: {known}", remedy="Set model.engine to auto.")
+    if known is None:
+        return Check(name="engine", standing="good", text=f"{kind}: not measured yet; the first start does it.")
+    told = "; ".join(f"{t.engine} on {t.threads}: {t.p50_ms:.1f} ms a text" for t in known.trials)
+    return Check(name="engine", standing="good", text=f"{known.engine} on {known.threads} threads ({told}).")
 
 
 def state_folder(settings: Settings) -> Check:

@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that other programs publish or read: events and control messages.
+"""JSON Schemas of everything that other programs publish or read: events and control messages; and the HTTP service.
 
 ``python -m stream_ft.schemas docs/schemas`` writes them.
 """
@@ -14,6 +14,7 @@ import msgspec
 
 from stream_ft.control import Message
 from stream_ft.events import Event
+from stream_ft.serve import openapi
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -34,10 +35,10 @@ def render(schema: dict[str, Any]) -> str:
 
 
 def export(folder: Path) -> list[Path]:
-    """Write every schema to ``folder`` as ``NAME.json``; returns the files written."""
+    """Write every schema to ``folder`` as ``NAME.json``, and ``openapi.json``; returns the files written."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, schema in schemas().items():
+    for name, schema in {**schemas(), "openapi": openapi.describe()}.items():
         path = folder / f"{name}.json"
         path.write_text(render(schema), encoding="utf-8")
         written.append(path)

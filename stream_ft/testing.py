@@ -196,9 +196,13 @@ class FakeEngine:
         return self._active
 
     @property
-    def prepared(self) -> list[str]:
+    def bases(self) -> list[str]:
         """Names of the bases that are prepared, oldest first."""
         return list(self._salts)
+
+    def prepared(self, name: str) -> bool:
+        """See the port."""
+        return name in self._salts
 
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """See the port."""
@@ -217,14 +221,21 @@ class FakeEngine:
         self._salt = self._salts[name]
         self._active = name
 
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """See the port."""
+        return self._encoded(self._salts[name], texts)
+
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """See the port."""
+        return self._encoded(self._salt, texts)
+
+    def _encoded(self, salt: bytes, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         self.encoded += len(texts)
         rows = np.zeros((len(texts), self._dim), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             folded = text.casefold()
             for gram in [*folded.split(), *(folded[i : i + n] for n in (1, 2, 3) for i in range(len(folded) - n + 1))]:
-                row += _gram_vector(self._salt, gram, self._dim)
+                row += _gram_vector(salt, gram, self._dim)
             row /= max(float(np.linalg.norm(row)), 1e-6)
         return rows.astype(np.float16)
 

@@ -31,6 +31,7 @@ QUICK = {
     "SCHEDULE__ADAPT_ON_DRIFT": "false",
     "ROUND__PROJECTION": "0",
     "GATE__MARGIN": "1.0",
+    "MODEL__ENGINE": "torch",  # no test waits for an export that it does not look at
     "LOG__LEVEL": "info",
 }
 """Settings under which a few dozen examples bring a promotion."""

@@ -30,6 +30,7 @@ from stream_ft.topics import topic
 
 DIM = 16
 CONTROL = topic("shop", "control")
+KEY = b"k" * 32
 
 
 def head(*labels: str, dim: int = DIM, upto: int = 0) -> bytes:
@@ -80,7 +81,7 @@ class Serving:
         self.slots = Slots(self.engine)
         self.batcher: Batcher[Answer] = Batcher(self.slots.forward)
         self.appender = Appender(self.log)
-        self.ids = PredictionIds(b"k" * 32)
+        self.ids = PredictionIds(KEY)
         self.alive = True
         self.follower = Follower(
             model="shop",

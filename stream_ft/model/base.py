@@ -10,11 +10,13 @@ import importlib.util
 import json
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stream_ft.errors import ModelNotFoundError
+from stream_ft.model.plain_tokenizer import CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
     import torch
@@ -210,14 +212,16 @@ class Tokenizer:
         self.pad_id: int = pad if pad is not None else end if end is not None else 0
         self.end_id: int | None = end
         # A tokenizer's time grows with the whole text, not with what is kept: cut by characters first.
-        self._max_characters = 16 * self.max_tokens
+        self._max_characters = CHARACTERS_PER_TOKEN * self.max_tokens
+        self._one = threading.Lock()  # a fast tokenizer sets its truncation at each call, and refuses a second caller
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, with the model's special tokens."""
         if not texts:
             return []
         cut = [text.strip()[: self._max_characters] for text in texts]
-        ids: list[list[int]] = self._inner(cut, truncation=True, max_length=self.max_tokens)["input_ids"]
+        with self._one:
+            ids: list[list[int]] = self._inner(cut, truncation=True, max_length=self.max_tokens)["input_ids"]
         return ids
 
     def plain(self, text: str) -> list[int]:

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from stream_ft.errors import ArtifactError
 from stream_ft.release import dossier
 from stream_ft.release.fold import State
 from stream_ft.serve.body import RefusedError
+from stream_ft.serve.replies import StatusReply, VersionReply, VersionsReply, reply
 
 DEFAULT_LIMIT = 100
 """Versions listed unless the request says ``?limit=``."""
@@ -106,33 +107,31 @@ class Catalogue:
         state = self._state()
         rows = releases(state, int(text))
         described = await asyncio.to_thread(lambda: [self._describe(row, state) for row in rows])
-        return JSONResponse(
-            {"model": self._model, "active": self._active(), "wanted": state.version, "versions": described}
-        )
+        return reply(VersionsReply(model=self._model, active=self._active(), wanted=state.version, versions=described))
 
     async def version(self, request: Request) -> Response:
         """One release by its name."""
         state = self._state()
         for row in reversed(releases(state)):
             if row.name == request.path_params["name"]:
-                return JSONResponse(await asyncio.to_thread(self._describe, row, state))
+                return reply(await asyncio.to_thread(self._describe, row, state))
         raise RefusedError(404, "There is no version of this name.", "GET /versions lists those that there are.")
 
     async def status(self, request: Request) -> Response:
         """This process' state, and what the learner last wrote of its own."""
         learner = await asyncio.to_thread(self._read_learner)
-        return JSONResponse({"model": self._model, "serve": self._status(), "learn": learner})
+        return reply(StatusReply(model=self._model, serve=self._status(), learn=learner))
 
-    def _describe(self, row: Listed, state: State) -> dict[str, Any]:
-        return {
-            "version": row.name,
-            "epoch": row.epoch,
-            "base": row.base,
-            "start_head": row.start_head,
-            "active": row.name == self._active(),
-            "denied": row.base in state.denied,
+    def _describe(self, row: Listed, state: State) -> VersionReply:
+        return VersionReply(
+            version=row.name,
+            epoch=row.epoch,
+            base=row.base,
+            start_head=row.start_head,
+            active=row.name == self._active(),
+            denied=row.base in state.denied,
             **self._dossier(row.start_head),
-        }
+        )
 
     def _dossier(self, sha256: str) -> dict[str, Any]:
         """A head never changes, so its dossier is read once; one that has been deleted may not come back."""
@@ -143,7 +142,7 @@ class Catalogue:
                 return {"kept": False, "missing": error.message}
             if len(self._dossiers) >= MOST_CACHED:
                 self._dossiers.clear()
-            self._dossiers[sha256] = {"kept": True, **msgspec.to_builtins(told)}
+            self._dossiers[sha256] = {"kept": True, **msgspec.structs.asdict(told)}
         return self._dossiers[sha256]
 
     def _read_learner(self) -> Any:

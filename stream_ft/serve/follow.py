@@ -343,18 +343,19 @@ class Follower:
         failpoints.hit("serve.before_prepare")
         try:
             head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
-            if wanted.base not in self._prepared:
+            if wanted.base not in self._prepared or not self._engine.prepared(wanted.base):
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
                     manifest.check(files)
                 self._engine.prepare(wanted.base, files)
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
-            failpoints.hit("serve.before_flip")
-            step = "flip"
             version = Version(
                 name=wanted.name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head
             )
+            self._slots.check(version)
+            failpoints.hit("serve.before_flip")
+            step = "flip"
             self._batcher.between(lambda: self._flip(version)).result()
         except ArtifactError as error:
             return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)

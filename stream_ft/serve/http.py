@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,13 +18,14 @@ from stream_ft.errors import StoreFullError, StreamFTError
 from stream_ft.events import Event, Reject
 from stream_ft.metrics import Ready, ServeMetrics
 from stream_ft.ports import Clock, Outgoing, Record
-from stream_ft.serve import probes
+from stream_ft.serve import manual, probes
 from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, QueueFullError
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.inference import Inference
 from stream_ft.serve.intake import Intake
 from stream_ft.serve.predictions_id import PredictionIds
+from stream_ft.serve.replies import ErrorReply, IndexReply, reply
 from stream_ft.serve.slots import Answer, NotReadyError, Version
 
 log = logging.getLogger("stream_ft.serve.http")
@@ -70,7 +71,7 @@ def create_app(
     max_inputs: int = 256,
     max_body_bytes: int = 1_000_000,
     timeout_s: float = 10.0,
-) -> ASGIApp:
+) -> Guard:
     """The application of one model.
 
     Args:
@@ -115,13 +116,15 @@ def create_app(
         *intake.routes(),
         *catalogue.routes(),
         *probes.routes(metrics.registry, ready=ready, alive=alive),
+        *manual.routes(),
     ]
+    routes.append(Route("/", _index(model, list(routes)), methods=["GET"]))
     app = Starlette(
-        routes=[*routes, Route("/", _index(model, routes), methods=["GET"])],
+        routes=routes,
         exception_handlers={HTTPException: _http_error, StreamFTError: _known_error, Exception: _unknown_error},
     )
     app.router.redirect_slashes = False
-    return Guard(app, metrics=metrics, token=token)
+    return Guard(app, routes=routes, metrics=metrics, token=token)
 
 
 class Guard:
@@ -129,11 +132,13 @@ class Guard:
 
     Args:
         app: what is guarded.
+        routes: what is mounted in it.
         token: if set, everything but the probes needs ``Authorization: Bearer TOKEN``.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: ServeMetrics, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, routes: Sequence[Route], metrics: ServeMetrics, token: str) -> None:
         self._app = app
+        self.routes = tuple(routes)
         self._metrics = metrics
         self._token = token.encode()
 
@@ -191,9 +196,9 @@ def _same_host(origin: str, host: bytes) -> bool:
         return False
 
 
-def _error(status: int, message: str, remedy: str = "") -> JSONResponse:
+def _error(status: int, message: str, remedy: str = "") -> Response:
     headers = {"retry-after": "1"} if status in (429, 503) else None
-    return JSONResponse({"error": f"{message} {remedy}".strip()}, status_code=status, headers=headers)
+    return reply(ErrorReply(error=f"{message} {remedy}".strip()), status, headers)
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
@@ -223,14 +228,14 @@ def _index(model: str, routes: Sequence[Route]) -> Callable[[Request], Awaitable
         paths.setdefault(route.path, []).extend(sorted((route.methods or set()) - {"HEAD"}))
 
     async def index(request: Request) -> Response:
-        return JSONResponse(
-            {
-                "service": "stream_ft",
-                "model": model,
-                "endpoints": [f"{method} {path}" for path, methods in paths.items() for method in methods],
-                "example": 'curl -d \'{"inputs": "where is my parcel?"}\' -H "content-type: application/json" '
+        return reply(
+            IndexReply(
+                service="stream_ft",
+                model=model,
+                endpoints=[f"{method} {path}" for path, methods in paths.items() for method in methods],
+                example='curl -d \'{"inputs": "where is my parcel?"}\' -H "content-type: application/json" '
                 + f"{request.base_url}predict",
-            }
+            )
         )
 
     return index

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from stream_ft.events import Event, Feedback, LabelledEvent, Reject
@@ -20,6 +20,7 @@ from stream_ft.ports import Clock, Outgoing, Record
 from stream_ft.serve import body
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.predictions_id import PredictionIds
+from stream_ft.serve.replies import AcceptedReply, reply
 from stream_ft.topics import topic
 
 MOST_EVENTS = 1_000
@@ -102,7 +103,7 @@ class Intake:
 
     async def _accept(self, messages: list[Outgoing]) -> Response:
         offsets = await self._append(messages)
-        return JSONResponse({"accepted": len(offsets), "offsets": offsets}, status_code=202)
+        return reply(AcceptedReply(accepted=len(offsets), offsets=offsets), 202)
 
     async def _items(self, request: Request) -> list[Any]:
         data = await body.read(request, limit=self._max_body_bytes, timeout_s=self._timeout_s)

@@ -42,6 +42,10 @@ class ServedHead(Protocol):
         """``[B, dim]`` to ``[B, C]``."""
         ...
 
+    def probabilities(self, embeddings: NDArray[Any]) -> NDArray[np.float32]:
+        """``[B, dim]`` to ``[B, C]``, rows that sum to 1. Any thread."""
+        ...
+
     def predict(self, embeddings: NDArray[Any]) -> list[tuple[str, float]]:
         """Label and its probability for each row; ``("", 0.0)``-like for a head without labels."""
         ...
@@ -85,6 +89,7 @@ class Slots:
         self._current: Version | None = None
         self._thread: int | None = None
         self._golden: dict[str, NDArray[np.float16]] = {}
+        self._checked: Version | None = None
 
     @property
     def current(self) -> Version | None:
@@ -109,24 +114,33 @@ class Slots:
             for (label, score), row in zip(answers, little, strict=True)
         ]
 
-    def flip(self, version: Version) -> None:
-        """Warm ``version``, check its golden answers, and make it the one that answers.
+    def check(self, version: Version) -> None:
+        """Warm ``version`` and check its golden answers; on any thread, whoever answers is not touched.
 
         Raises:
-            ArtifactError: a check failed; the version from before goes on answering.
+            ArtifactError: a check failed.
+            KeyError: its base is not prepared.
+        """
+        self._checked = None
+        if version.base not in self._golden:
+            self._golden[version.base] = self._engine.trial(version.base, list(GOLDEN))
+        try:
+            check_golden(version.head, self._golden[version.base], self._engine.dim)
+        except ArtifactError:
+            self._golden.pop(version.base, None)
+            raise
+        self._checked = version
+
+    def flip(self, version: Version) -> None:
+        """Make the version that was checked last the one that answers: two references change, nothing is computed.
+
+        Raises:
+            KeyError: its base is not prepared any more; the version from before goes on answering.
         """
         self._assert_thread()
-        before = self._current
-        try:
-            self._engine.activate(version.base)
-            if version.base not in self._golden:
-                self._golden[version.base] = self._engine.encode(list(GOLDEN))
-            check_golden(version.head, self._golden[version.base], self._engine.dim)
-        except BaseException:
-            self._golden.pop(version.base, None)
-            if before is not None:
-                self._engine.activate(before.base)
-            raise
+        if version is not self._checked:
+            raise RuntimeError(f"{version.name} was not checked")
+        self._engine.activate(version.base)
         self._current = version
 
     def forget(self, base: str) -> None:

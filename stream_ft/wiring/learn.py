@@ -24,14 +24,13 @@ from stream_ft.connectors.registry import open_log
 from stream_ft.errors import LogTruncatedError, StoreFullError
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
-from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.parent import follow_parent
 from stream_ft.ports import Clock, EventLog, Record
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.store import Applied
 from stream_ft.topics import topic
-from stream_ft.wiring import genesis, storing
+from stream_ft.wiring import encoding, genesis, storing
 from stream_ft.wiring.core import Core
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.outbox import Publisher
@@ -298,12 +297,7 @@ def run(settings: Settings) -> int:
         event_log = open_log(settings.broker, folder=state, writes=["learn"])
         store = storing.open_store(settings, state / "store.db")
         registry = Registry(state / "registry")
-        engine = TorchEngine(
-            base,
-            max_tokens=settings.model.max_tokens,
-            threads=settings.model.threads,
-            device=settings.model.device,
-        )
+        engine = encoding.open_engine(settings, base)
         genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
         core = Core(
             settings=settings,

@@ -42,6 +42,9 @@ class Issued:
 
     accepted: bool
     reason: str
+    """Why it was refused; empty if it was accepted."""
+    remedy: str
+    """What the operator can do about a refusal; empty if nothing is known to help."""
     before: Folded
     after: Folded
 
@@ -100,7 +103,8 @@ def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) 
     finally:
         log.close()
     verdict = after.verdicts[message.id]
-    return Issued(accepted=verdict.accepted, reason=verdict.reason, before=before, after=after)
+    remedy = can_be_had(before) if isinstance(message, control.Rollback) and not verdict.accepted else ""
+    return Issued(accepted=verdict.accepted, reason=verdict.reason, remedy=remedy, before=before, after=after)
 
 
 def target(folded: Folded, to: str) -> int:

@@ -20,7 +20,6 @@ from stream_ft.errors import StreamFTError
 from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
-from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.parent import follow_parent
 from stream_ft.ports import EventLog
 from stream_ft.release import state_file
@@ -32,7 +31,7 @@ from stream_ft.serve.follow import Follower
 from stream_ft.serve.http import create_app
 from stream_ft.serve.predictions_id import PredictionIds, load_key
 from stream_ft.serve.slots import Answer, Slots
-from stream_ft.wiring import genesis
+from stream_ft.wiring import encoding, genesis
 from stream_ft.wiring.probes import bind
 from stream_ft.wiring.processes import StopSignal
 
@@ -101,12 +100,7 @@ class Service:
         clock = SystemClock()
         model = settings.model.name
         base = resolve(settings.model.base)
-        engine = TorchEngine(
-            base,
-            max_tokens=settings.model.max_tokens,
-            threads=settings.model.threads,
-            device=settings.model.device,
-        )
+        engine = encoding.open_engine(settings, base)
         registry = Registry(state / "registry")
         try:
             genesis.ensure(event_log, registry, base, model=model, dim=engine.dim, now=clock.now())

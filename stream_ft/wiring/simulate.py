@@ -25,13 +25,12 @@ from stream_ft.learn.baseline import OnlineSoftmax
 from stream_ft.learn.job import Job
 from stream_ft.model.base import resolve
 from stream_ft.model.engines import Engine
-from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing
 from stream_ft.release.registry import Registry
 from stream_ft.testing import ManualClock, MemoryLog
 from stream_ft.topics import topic
-from stream_ft.wiring import genesis, storing
+from stream_ft.wiring import encoding, genesis, storing
 from stream_ft.wiring.core import Core
 from stream_ft.wiring.feeding import fed_labels, order_rows, permuted, usable
 from stream_ft.wiring.happening import Happening
@@ -137,9 +136,7 @@ class Simulation:
         self._fed_count = 0
         self._due: float | None = None
         base = resolve(settings.model.base)
-        self.engine = TorchEngine(
-            base, max_tokens=settings.model.max_tokens, threads=settings.round.threads, device=settings.model.device
-        )
+        self.engine = encoding.open_engine(settings, base, threads=settings.round.threads)
         self.registry = Registry(folder / "registry")
         self._ahead = _Ahead(self.engine, [row.text for row in rows])
         self.core = Core(

@@ -34,6 +34,8 @@ from stream_ft.topics import topic
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
 
 METHODS = ("lora", "partial", "full", "scratch")
+WAYS = [*((method, "torch") for method in METHODS), ("lora", "onnx"), ("full", "onnx")]
+"""Of training, and of serving."""
 CONTROL = topic(MODEL, "control")
 HEAD, ADAPT = 60, 100
 """Labels after which the head is fitted for the first time, and after which the encoder is trained."""
@@ -57,14 +59,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
     return bert(tmp_path_factory.mktemp("bert"))
 
 
-@pytest.fixture(params=METHODS)
-def house(request: pytest.FixtureRequest, tmp_path: Path, base: BaseFolder) -> Iterator[House]:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def house(request: pytest.FixtureRequest, tmp_path: Path, base: BaseFolder, cache: Path) -> Iterator[House]:
     with House(
         tmp_path,
         MODEL__BASE=str(base.path),
         MODEL__MAX_TOKENS="32",
         MODEL__DEVICE="cpu",
-        ROUND__METHOD=request.param,
+        MODEL__ENGINE=request.param[1],
+        MODEL__CACHE_DIR=str(cache),
+        MODEL__THREADS="1",
+        ROUND__METHOD=request.param[0],
         ROUND__STEPS="24",
         ROUND__RANK="4",
         ROUND__LAST_LAYERS="1",

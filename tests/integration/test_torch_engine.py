@@ -9,8 +9,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import base_files
+from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import pad
-from stream_ft.model.engines.torch_engine import TorchEngine, batches, pick_device
+from stream_ft.model.engines.torch_engine import TorchEngine, pick_device
 from stream_ft.model.tensors import TENSORS
 
 WORDS = [words for words, _ in texts(20)]
@@ -159,3 +160,34 @@ def test_padding_is_masked():
     tokens, mask = pad([[5, 6], [], [7]], 0, torch.device("cpu"))
     assert tokens.tolist() == [[5, 6], [0, 0], [7, 0]]
     assert mask.tolist() == [[1, 1], [1, 0], [1, 0]]
+
+
+def test_a_trial_is_what_would_be_served_and_touches_nothing(engine):
+    before = engine.encode(WORDS)
+    engine.prepare("one", changed(engine))
+    tried = engine.trial("one", WORDS)
+    assert (engine.encode(WORDS) == before).all()
+    assert (engine.trial("genesis", WORDS) == before).all(), "nothing of the first trial is left"
+    engine.activate("one")
+    assert (engine.encode(WORDS) == tried).all()
+    assert (tried != before).any()
+
+
+def test_a_trial_goes_on_beside_a_forward(engine):
+    engine.prepare("one", changed(engine))
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(*_):
+        entered.set()
+        leave.wait(10)
+
+    handle = engine.module.register_forward_pre_hook(hold)
+    thread = threading.Thread(target=engine.encode, args=(WORDS,))
+    thread.start()
+    try:
+        assert entered.wait(10)
+        handle.remove()
+        assert np.isfinite(engine.trial("one", WORDS)).all()
+    finally:
+        leave.set()
+        thread.join()

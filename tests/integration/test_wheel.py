@@ -86,7 +86,8 @@ def test_the_wheel_holds_one_top_level_package(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"stream_ft"}
     assert "stream_ft/connectors/local.py" in names
     assert [name for name in names if name.startswith("stream_ft/demo/") and name.endswith(".tsv")]
-    assert "stream_ft/wiring/report.html" in names
+    assert {"stream_ft/wiring/report.html", "stream_ft/serve/manual.html"} <= set(names)
+    assert {"stream_ft/py.typed", "stream_ft/client/http.py"} <= set(names)
     assert not [name for name in names if Path(name).name.startswith(("test_", "conftest"))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from serving_parts import Serving
 
 from stream_ft.ingest.texts import text_reject
+from stream_ft.serve.protocol import OUTPUTS
 
 PATHS = ("/predict", "/feedback", "/labels", "/v2/models/shop/infer")
 
@@ -82,6 +84,29 @@ def test_any_texts_are_answered_or_refused_as_a_whole(serving: Serving, texts: l
         rows = response.json()["predictions"]
         assert len(rows) == len(texts)
         assert all(row["label"] in ("yes", "no") for row in rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=50), max_size=6),
+    nested=st.booleans(),
+    names=st.lists(st.sampled_from(list(OUTPUTS)), min_size=1, unique=True),
+)
+def test_any_texts_and_outputs_of_the_protocol(
+    serving: Serving, texts: list[str], nested: bool, names: list[str]
+) -> None:
+    shape, data = ([len(texts), 1], [[text] for text in texts]) if nested else ([len(texts)], texts)
+    tensor = {"name": "text", "datatype": "BYTES", "shape": shape, "data": data}
+    asked = {"inputs": [tensor], "outputs": [{"name": name} for name in names]}
+    response = serving.post("/v2/models/shop/infer", content=msgspec.json.encode(asked))
+    good = bool(texts) and all(text_reject(text) is None for text in texts)
+    assert response.status_code == (200 if good else 422)
+    if good:
+        outputs = response.json()["outputs"]
+        assert [output["name"] for output in outputs] == names
+        for output in outputs:
+            assert output["shape"][0] == len(texts)
+            assert math.prod(output["shape"]) == len(output["data"])
 
 
 @settings(max_examples=60, deadline=None)

@@ -66,8 +66,8 @@ def test_a_learner_keeps_one_set_of_tensors_however_many_bases_come(tmp_path: Pa
         )
         learning.step()
         assert learning.core.in_force.base == base
-        assert learning.engine.prepared == [base]
+        assert learning.engine.bases == [base]
     learning.issue(control.Rollback, to_epoch=0, reason="back")
     learning.step()
-    assert learning.engine.prepared == [learning.core.in_force.base]
+    assert learning.engine.bases == [learning.core.in_force.base]
     learning.close()

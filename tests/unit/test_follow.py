@@ -294,7 +294,7 @@ def test_old_bases_leave_memory_the_newest_stay(serving: Serving) -> None:
         names.append(serving.promote(name, "yes"))
         serving.follower.step()
     serving.batcher.between(lambda: None).result(10)
-    assert serving.engine.prepared == names[-2:]
+    assert serving.engine.bases == names[-2:]
     assert serving.post("/predict", {"inputs": "hello"}).status_code == 200
 
 

@@ -17,12 +17,15 @@ MAY_IMPORT_TORCH = (
     "stream_ft.model.engines.",
     "stream_ft.model.tasks",
     "stream_ft.model.base",
+    "stream_ft.model.export",
+    "stream_ft.model.measure",
     "stream_ft.learn.adapt",
     "stream_ft.learn.round",
 )
 LIGHT = (
     "stream_ft",
     "stream_ft.cli",
+    "stream_ft.client",
     "stream_ft.control",
     "stream_ft.demo.client",
     "stream_ft.ingest.validate",
@@ -40,7 +43,9 @@ LIGHT = (
     "stream_ft.replay.store",
     "stream_ft.serve.http",
     "stream_ft.testing",
+    "stream_ft.wiring.learn",
     "stream_ft.wiring.replay",
+    "stream_ft.wiring.serve",
 )
 """Modules that import in milliseconds, whatever they import in turn."""
 EARLIER = {
@@ -51,6 +56,7 @@ EARLIER = {
     "stream_ft.serve": ("replay", "learn", "wiring"),
     "stream_ft.learn": ("ingest", "serve", "wiring"),
     "stream_ft.connectors": ("ingest", "replay", "learn", "release", "serve", "model", "wiring"),
+    "stream_ft.client": ("ingest", "replay", "learn", "serve", "model"),
 }
 """What each stage must not import: what comes later, and the insides of others."""
 

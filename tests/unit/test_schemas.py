@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from stream_ft import control
 from stream_ft.events import Event
 from stream_ft.schemas import export, render, schemas
+from stream_ft.serve import openapi
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "schemas"
@@ -36,15 +37,18 @@ def decode(name: str, data: bytes) -> msgspec.Struct:
 
 
 def test_the_committed_schemas_are_those_of_the_code() -> None:
-    assert {path.stem for path in COMMITTED.glob("*.json")} == set(schemas()), REGENERATE
-    for name, schema in schemas().items():
+    expected = {**schemas(), "openapi": openapi.describe()}
+    assert {path.stem for path in COMMITTED.glob("*.json")} == set(expected), REGENERATE
+    for name, schema in expected.items():
         assert (COMMITTED / f"{name}.json").read_text(encoding="utf-8") == render(schema), REGENERATE
 
 
 def test_export_writes_each_schema(tmp_path: Path) -> None:
     written = export(tmp_path / "new")
-    assert {path.stem for path in written} == set(schemas())
-    assert all(json.loads(path.read_text(encoding="utf-8"))["$id"].endswith(path.stem) for path in written)
+    assert {path.stem for path in written} == {*schemas(), "openapi"}
+    for path in written:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content["openapi"] if path.stem == "openapi" else content["$id"].endswith(path.stem)
 
 
 def test_every_event_and_control_message_has_a_schema() -> None:

@@ -17,6 +17,11 @@ def version(name: str, on: str, *labels: str, dim: int = DIM) -> Version:
     return Version(name=name, epoch=0, base=on, start_head="h" + name, head=Head.from_bytes(head(*labels, dim=dim)))
 
 
+def put(slots: Slots, version: Version) -> None:
+    slots.check(version)
+    slots.flip(version)
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     made = FakeEngine(DIM)
@@ -34,7 +39,7 @@ def test_nothing_answers_before_the_first_flip(engine: FakeEngine) -> None:
 
 def test_an_answer_is_what_the_head_reads_from_its_own_embedding(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes", "no"))
+    put(slots, version("v0", "one", "yes", "no"))
     answers = slots.forward(["hello", "good bye"])
     assert [answer.version.name for answer in answers] == ["v0", "v0"]
     for answer in answers:
@@ -45,9 +50,9 @@ def test_an_answer_is_what_the_head_reads_from_its_own_embedding(engine: FakeEng
 
 def test_a_flip_changes_embedding_and_name_together(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes", "no"))
+    put(slots, version("v0", "one", "yes", "no"))
     before = slots.forward(["hello"])[0]
-    slots.flip(version("v1", "two", "yes", "no"))
+    put(slots, version("v1", "two", "yes", "no"))
     after = slots.forward(["hello"])[0]
     assert (before.version.base, after.version.base) == ("one", "two")
     assert before.embedding != after.embedding
@@ -55,16 +60,16 @@ def test_a_flip_changes_embedding_and_name_together(engine: FakeEngine) -> None:
 
 def test_the_empty_head_answers_with_no_label(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one"))
+    put(slots, version("v0", "one"))
     assert [(a.label, a.score) for a in slots.forward(["hello"])] == [("", 0.0)]
 
 
 def test_a_flip_that_fails_leaves_everything_as_it_was(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes", "no"))
+    put(slots, version("v0", "one", "yes", "no"))
     before = slots.forward(["hello"])
     with pytest.raises(ArtifactError) as caught:
-        slots.flip(version("v1", "two", "yes", "no", dim=DIM + 1))
+        put(slots, version("v1", "two", "yes", "no", dim=DIM + 1))
     assert caught.value.step == "shapes"
     assert engine.active == "one"
     assert slots.forward(["hello"]) == before
@@ -72,9 +77,9 @@ def test_a_flip_that_fails_leaves_everything_as_it_was(engine: FakeEngine) -> No
 
 def test_a_base_that_was_never_prepared_is_not_flipped_to(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes"))
+    put(slots, version("v0", "one", "yes"))
     with pytest.raises(KeyError):
-        slots.flip(version("v1", "nobody", "yes"))
+        put(slots, version("v1", "nobody", "yes"))
     assert slots.current is not None
     assert slots.current.name == "v0"
     assert slots.forward(["hello"])[0].version.name == "v0"
@@ -82,15 +87,43 @@ def test_a_base_that_was_never_prepared_is_not_flipped_to(engine: FakeEngine) ->
 
 def test_the_active_base_is_not_forgotten(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes"))
+    put(slots, version("v0", "one", "yes"))
     slots.forget("one")
     slots.forget("two")
-    assert engine.prepared == ["one"]
+    assert engine.bases == ["one"]
+
+
+def test_what_was_not_checked_is_not_flipped_to(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    put(slots, version("v0", "one", "yes"))
+    new, other = version("v1", "two", "yes"), version("v2", "two", "no")
+    slots.check(other)
+    with pytest.raises(RuntimeError, match="not checked"):
+        slots.flip(new)
+    assert slots.forward(["hello"])[0].version.name == "v0"
+
+
+def test_checking_does_not_touch_what_answers(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    put(slots, version("v0", "one", "yes", "no"))
+    before = slots.forward(["hello"])
+    slots.check(version("v1", "two", "yes", "no"))
+    assert engine.active == "one"
+    assert slots.forward(["hello"]) == before
+
+
+def test_a_flip_computes_nothing(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    new = version("v0", "one", "yes", "no")
+    slots.check(new)
+    encoded = engine.encoded
+    slots.flip(new)
+    assert engine.encoded == encoded
 
 
 def test_forwards_and_flips_belong_to_one_thread(engine: FakeEngine) -> None:
     slots = Slots(engine)
-    slots.flip(version("v0", "one", "yes"))
+    put(slots, version("v0", "one", "yes"))
     errors: list[BaseException] = []
 
     def elsewhere() -> None:

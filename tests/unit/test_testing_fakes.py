@@ -112,7 +112,7 @@ def test_the_engine_keeps_account() -> None:
     with pytest.raises(ArtifactError) as caught:
         engine.prepare("bad", {})
     assert caught.value.step == "finite"
-    assert engine.prepared == ["good"]
+    assert engine.bases == ["good"]
     engine.activate("good")
     engine.encode(["a", "b"])
     engine.drop("good")

@@ -22,8 +22,9 @@ from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import failed, read_head
 from stream_ft.memory import give_back
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
+from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import mean_pool, pad
-from stream_ft.model.engines.torch_engine import TorchEngine, batches, live_tensors, pick_device, tied_names
+from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors, pick_device, tied_names
 from stream_ft.model.heads import Head
 from stream_ft.model.tasks import Task, find_task
 from stream_ft.model.tasks.training_head import TrainingHead

@@ -14,7 +14,7 @@ from stream_ft.events import Example
 from stream_ft.learn.adapt.batches import Batches
 from stream_ft.memory import give_back
 from stream_ft.model.base import Tokenizer
-from stream_ft.model.engines.torch_engine import batches
+from stream_ft.model.engines.batching import batches
 from stream_ft.model.tasks import Task
 from stream_ft.model.tasks.training_head import TrainingHead
 

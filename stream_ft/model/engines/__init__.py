@@ -17,6 +17,10 @@ class Engine(Protocol):
         """Width of an embedding."""
         ...
 
+    def prepared(self, name: str) -> bool:
+        """Whether a base is prepared: an engine may have made room for another since."""
+        ...
+
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
 
@@ -24,6 +28,14 @@ class Engine(Protocol):
 
         Raises:
             ArtifactError: with the check that failed.
+        """
+        ...
+
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under the prepared set ``name``; on any thread, the active set is not touched.
+
+        Raises:
+            KeyError: the set was not prepared, or was dropped.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,9 @@ import torch
 
 from stream_ft.errors import ConfigError
 from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
+from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.tensors import effective
-
-BATCH_TOKENS = 2_048
-"""Most tokens, padding included, in one forward: bounds memory, and lengths in a batch stay alike."""
-
-TOKENIZED_AT_ONCE = 512
 
 
 def pick_device(name: str) -> torch.device:
@@ -63,14 +60,15 @@ class TorchEngine:
         architecture: Architecture = "encoder",
     ) -> None:
         torch.set_num_threads(threads)
+        self.threads = threads
         self.device = pick_device(device)
         self.tokenizer = Tokenizer(base.path, max_tokens)
         self._base = base
         self._module = load_model(base.path, architecture).to(self.device)
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
-        decoder: Any = getattr(self._module, "base_model", None)
-        self._decoder = decoder if architecture == "causal-lm" else self._module
+        self._architecture = architecture
+        self._decoder = self._states(self._module)
         self._dim = int(self._module.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._live = live_tensors(self._module)
         self._tied = tied_names(self._module)
@@ -90,6 +88,10 @@ class TorchEngine:
         """The live module under the active set, in ``eval``: for a task's scores. Not to be trained or changed."""
         return self._module
 
+    def prepared(self, name: str) -> bool:
+        """Whether ``activate`` would find this base."""
+        return name in self._sets
+
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """Build and check the set of base ``name``; on any thread, the active set is not touched.
 
@@ -106,6 +108,19 @@ class TorchEngine:
             base_sha256=self._base.sha256,
         )
         self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
+
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under a prepared set; on any thread, by a second module of the same tensors.
+
+        Raises:
+            KeyError: the set was not prepared, or was dropped.
+        """
+        wanted = self._sets[name]
+        twin = _twin(self._module)
+        live = live_tensors(twin)
+        for key, pretrained in self._pretrained.items():
+            live[key].data = wanted.get(key, pretrained)
+        return self._encoded(self._states(twin), texts)
 
     def activate(self, name: str) -> None:
         """Point the live tensors at a prepared set.
@@ -127,19 +142,24 @@ class TorchEngine:
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active set, fp16: as the served head reads them."""
+        with self._alone():
+            return self._encoded(self._decoder, texts)
+
+    def _encoded(self, decoder: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         result = np.zeros((len(texts), self._dim), np.float16)
-        if not texts:
-            return result
-        with self._alone(), torch.inference_mode():
-            # By slices: a tokenizer answers with far more than ids, and a round encodes all its texts in one call.
-            starts = range(0, len(texts), TOKENIZED_AT_ONCE)
-            ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        starts = range(0, len(texts), TOKENIZED_AT_ONCE)
+        ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        with torch.inference_mode():
             for rows in batches([len(row) for row in ids]):
                 tokens, mask = pad([ids[row] for row in rows], self.tokenizer.pad_id, self.device)
-                states = self._decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+                states = decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
                 pooled = mean_pool(states, mask).clamp(-65_504, 65_504)
                 result[rows] = pooled.to(torch.float16).cpu().numpy()
         return result
+
+    def _states(self, module: torch.nn.Module) -> Any:
+        """The part of a module that gives token states."""
+        return getattr(module, "base_model", None) if self._architecture == "causal-lm" else module
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -150,6 +170,15 @@ class TorchEngine:
             yield
         finally:
             self._busy.release()
+
+
+def _twin(module: torch.nn.Module) -> torch.nn.Module:
+    """A second module whose tensors are other objects on the same memory: pointing one elsewhere leaves the first."""
+    shared: dict[int, Any] = {
+        id(parameter): torch.nn.Parameter(parameter.data, requires_grad=False) for parameter in module.parameters()
+    }
+    shared |= {id(buffer): buffer.detach() for buffer in module.buffers()}
+    return copy.deepcopy(module, shared)
 
 
 def live_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -163,16 +192,3 @@ def tied_names(module: torch.nn.Module) -> frozenset[str]:
     places = {name: tensor.data_ptr() for name, tensor in live_tensors(module).items() if tensor.numel()}
     count = Counter(places.values())
     return frozenset(name for name, place in places.items() if count[place] > 1)
-
-
-def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Row numbers by length, in groups of at most ``tokens`` tokens after padding (or one longer row alone)."""
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    group: list[int] = []
-    for row in order:
-        if group and (len(group) + 1) * max(1, lengths[row]) > tokens:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group

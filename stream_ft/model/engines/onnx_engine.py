@@ -1,0 +1,183 @@
+"""The engine on ONNX Runtime: a base is a session of the same graph with replaced weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from stream_ft.errors import ArtifactError
+from stream_ft.model.base import BaseFolder, Tokenizer
+from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
+from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
+from stream_ft.model.plain_tokenizer import PlainTokenizer
+from stream_ft.model.tensors import effective
+
+RESIDENT = 2
+"""Sessions in memory: the active one, and the one before it or the challenger."""
+
+TOLERANCE = 1e-3
+"""Largest difference from torch on the golden inputs, relative to the largest value there; fp16 rounds to 5e-4."""
+
+BATCH_TOKENS = 128
+"""Most tokens in one forward: on a CPU a larger batch gains nothing, and padding costs."""
+
+
+class OnnxEngine:
+    """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared sessions.
+
+    A session is built by :meth:`prepare`, off the hot path; it is immutable, so a flip replaces one reference.
+
+    Args:
+        base: the pretrained model, for its tokenizer and its hash.
+        folder: what :mod:`stream_ft.model.export` wrote for it.
+        max_tokens: inputs are cut to this many tokens.
+        threads: of a forward.
+        spinning: whether idle threads of a forward wait busily: faster alone, costly in company.
+
+    Raises:
+        ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
+    """
+
+    def __init__(
+        self, base: BaseFolder, folder: Path, *, max_tokens: int = 128, threads: int = 1, spinning: bool = False
+    ) -> None:
+        self._graph = str(folder / GRAPH)
+        self._map = read_map(folder)
+        if self._map.base_sha256 != base.sha256:
+            raise ArtifactError("base", f"The exported graph in {folder} was made of another model.")
+        self._weights = Weights(folder, self._map)
+        self._base = base
+        self.threads = threads
+        self.spinning = spinning
+        facts = self._map.tokenizer
+        self.tokenizer: Tokenizer | PlainTokenizer = (
+            Tokenizer(base.path, max_tokens) if facts is None else PlainTokenizer(base.path, facts, max_tokens)
+        )
+        self._sessions: dict[str, Any] = {}
+        self._active: tuple[str, Any] = ("", self._session({}))
+        self._busy = threading.Lock()
+        self._prove(folder)
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self._map.dim
+
+    def prepared(self, name: str) -> bool:
+        """Whether ``activate`` would find this base."""
+        return name in self._sessions
+
+    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+        """Build and check the session of base ``name``; on any thread, the active one is not touched.
+
+        Where two are resident already, the one that is not active makes room.
+
+        Raises:
+            ArtifactError: with the check that failed.
+        """
+        if name in self._sessions:
+            return
+        changed = effective(
+            files,
+            shapes=self._map.shapes,
+            tied=self._map.tied,
+            pretrained=self._weights,
+            base_sha256=self._base.sha256,
+        )
+        for other in list(self._sessions):
+            if len(self._sessions) >= RESIDENT and other != self._active[0]:
+                del self._sessions[other]
+        self._sessions[name] = self._session(changed)
+
+    def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What :meth:`encode` would give under a prepared base; on any thread. It warms the session, too.
+
+        Raises:
+            KeyError: the base was not prepared, or was dropped.
+        """
+        return self._encoded(self._sessions[name], texts)
+
+    def activate(self, name: str) -> None:
+        """Encode with the session of a prepared base from now on.
+
+        Raises:
+            KeyError: the base was not prepared, or was dropped.
+        """
+        with self._alone():
+            self._active = (name, self._sessions[name])
+
+    def drop(self, name: str) -> None:
+        """Forget a prepared session; the active one stays in force until another is activated."""
+        self._sessions.pop(name, None)
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """Embeddings ``[B, dim]`` under the active session, fp16: as the served head reads them."""
+        with self._alone():
+            return self._encoded(self._active[1], texts)
+
+    def _encoded(self, session: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        result = np.zeros((len(texts), self.dim), np.float16)
+        starts = range(0, len(texts), TOKENIZED_AT_ONCE)
+        ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
+        for rows in batches([len(row) for row in ids], BATCH_TOKENS):
+            tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
+            result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
+        return result
+
+    def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        names, values = [], []
+        for name, value in changed.items():
+            place = self._map.places.get(name)
+            if place is not None:  # else the embedding does not depend on it
+                names.append(place.initializer)
+                values.append(
+                    ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.T if place.transposed else value))
+                )
+        if names:
+            options.add_external_initializers(names, values)
+        return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+
+    def _pooled(self, session: Any, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        pooled: npt.NDArray[Any] = session.run(["pooled"], {"input_ids": tokens, "attention_mask": mask})[0]
+        return pooled
+
+    def _prove(self, folder: Path) -> None:
+        tokens, mask, expected = golden(folder)
+        found = self._pooled(self._active[1], tokens, mask)
+        off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
+        if not off <= TOLERANCE:
+            raise ArtifactError("golden", f"The exported graph is off by {off:.1e} from torch on the golden inputs.")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Forwards and flips belong to one thread at a time: a second one is a fault, not something to wait for."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("activate and encode were called on two threads at once")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def _pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``(input_ids, attention_mask)``, both ``[B, T]``; a text without any token stands as one padding token."""
+    rows = [list(row) or [pad_id] for row in ids]
+    longest = max(len(row) for row in rows)
+    tokens = np.full((len(rows), longest), pad_id, np.int64)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for line, row in enumerate(rows):
+        tokens[line, : len(row)] = row
+        mask[line, : len(row)] = 1
+    return tokens, mask
