@@ -14,7 +14,6 @@ import msgspec
 
 from stream_ft.control import Message
 from stream_ft.events import Event
-from stream_ft.serve import openapi
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -36,6 +35,8 @@ def render(schema: dict[str, Any]) -> str:
 
 def export(folder: Path) -> list[Path]:
     """Write every schema to ``folder`` as ``NAME.json``, and ``openapi.json``; returns the files written."""
+    from stream_ft.serve import openapi  # needs the server; who only wants the messages' schemas does not
+
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, schema in {**schemas(), "openapi": openapi.describe()}.items():
