@@ -26,9 +26,12 @@ from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.slots import Answer, Version
+from stream_ft.serve.trial import Trials
 from stream_ft.topics import topic
 
 VERSION_HEADER = "stream-ft-version"
+KEY_HEADER = "stream-ft-key"
+"""Whose requests the same version should answer during a canary: a user's or a session's id. Not kept."""
 
 
 class PlainRequest(Struct):
@@ -91,6 +94,7 @@ class Inference:
         current: the version that answers now, if any.
         publish: takes a message to be appended in passing; false if it was dropped.
         ids: makes prediction ids.
+        trials: deals a request its slot.
         max_inputs: most inputs in one request.
         max_body_bytes, timeout_s: limits of the body.
     """
@@ -103,6 +107,7 @@ class Inference:
         current: Callable[[], Version | None],
         publish: Callable[[Outgoing], bool],
         ids: PredictionIds,
+        trials: Trials,
         metrics: ServeMetrics,
         clock: Clock,
         max_inputs: int,
@@ -114,6 +119,7 @@ class Inference:
         self._current = current
         self._publish = publish
         self._ids = ids
+        self._trials = trials
         self._metrics = metrics
         self._clock = clock
         self._max_inputs = max_inputs
@@ -137,7 +143,7 @@ class Inference:
         """``{"inputs": ...}`` to ``{"model", "version", "predictions": [{"id", "label", "score"}]}``."""
         started = time.perf_counter()
         asked: PlainRequest = body.decode(await self._body(request), PlainRequest)
-        issued = await self._answer([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs, started)
+        issued = await self._answer(request, [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs, started)
         rows = zip(issued.ids, issued.answers, strict=True)
         content = {
             "model": self._model,
@@ -156,7 +162,7 @@ class Inference:
         wanted = list(OUTPUTS) if asked.outputs is None else [output.name for output in asked.outputs]
         if unknown := [name for name in wanted if name not in OUTPUTS]:
             raise RefusedError(400, f"There is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}.")
-        issued = await self._answer(texts_of(asked), started)
+        issued = await self._answer(request, texts_of(asked), started)
         content: dict[str, Any] = {
             "model_name": self._model,
             "model_version": issued.version.name,
@@ -216,16 +222,18 @@ class Inference:
     async def _body(self, request: Request) -> bytes:
         return await body.read(request, limit=self._max_body_bytes, timeout_s=self._timeout_s)
 
-    async def _answer(self, texts: Sequence[str], started: float) -> Issued:
+    async def _answer(self, request: Request, texts: Sequence[str], started: float) -> Issued:
         texts = list(texts)
         body.check_texts(texts, most=self._max_inputs)
-        answers = await self._batcher.submit(texts)
+        slot = self._trials.slot(request.headers.get(KEY_HEADER) or texts[0])
+        answers = await self._batcher.submit(texts, slot)
         latency = time.perf_counter() - started
         issued = Issued(ids=[self._ids.issue() for _ in texts], answers=answers)
         now = self._clock.now()
         for name, text, answer in zip(issued.ids, texts, answers, strict=True):
             self._publish_one(name, text, answer, now, latency)
         self._metrics.latency.observe(latency)
+        self._trials.answered(texts[0], answers[0], issued.ids[0])
         return issued
 
     def _publish_one(self, name: str, text: str, answer: Answer, now: float, latency: float) -> None:
