@@ -17,6 +17,7 @@ from stream_ft.errors import ConfigError
 
 if TYPE_CHECKING:
     from stream_ft.control import Message
+    from stream_ft.release.fold import Trial
     from stream_ft.wiring.operator import Folded
 
 app = typer.Typer(name="control", help="Commands of an operator, and the audit of them.", no_args_is_help=True)
@@ -111,6 +112,60 @@ def train_now(config: Config = None, state_dir: StateDir = None, assign: Set = N
     _issue("TrainNow", lambda _: {}, config, state_dir, assign)
 
 
+Challenger = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION_OR_SHA", help="A version, an epoch, or a base, eight digits of it; none to end it."
+    ),
+]
+HeadOf = Annotated[str, typer.Option("--head", metavar="SHA256", help="Another head than the base's newest.")]
+
+
+@app.command()
+def canary(
+    share: Annotated[float, typer.Option("--share", metavar="0..1", help="Of the keys; 0 ends the trial.")],
+    version: Challenger = "",
+    head: HeadOf = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+    assign: Set = None,
+) -> None:
+    """Let another version answer a share of the users, always the same ones."""
+    _issue("Canary", _tried(version, head, share), config, state_dir, assign)
+
+
+@app.command()
+def shadow(
+    version: Challenger = "",
+    share: Annotated[float, typer.Option("--share", metavar="0..1", help="Of the requests; 0 ends the trial.")] = 1.0,
+    head: HeadOf = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+    assign: Set = None,
+) -> None:
+    """Let another version score a share of the requests, its answers compared and not used."""
+    _issue("Shadow", _tried(version, head, share), config, state_dir, assign)
+
+
+def _tried(version: str, head: str, share: float) -> Callable[[Folded], dict[str, Any]]:
+    """The fields of a trial's message."""
+    from stream_ft.wiring.operator import can_be_tried, challenger
+
+    def fields(folded: Folded) -> dict[str, Any]:
+        running = folded.state.trial
+        if version:
+            base, start_head = challenger(folded, version, head)
+        elif share:
+            raise ConfigError("Say which version is to be tried.", can_be_tried(folded))
+        elif running is None:
+            raise ConfigError("No trial runs, so there is none to end.")
+        else:
+            base, start_head = running.release
+        return {"base": base, "start_head": start_head, "share": share}
+
+    return fields
+
+
 @app.command()
 def explain(
     file: Annotated[
@@ -156,7 +211,7 @@ def _issue(
     import msgspec
 
     from stream_ft import control
-    from stream_ft.wiring.operator import can_be_had, issue
+    from stream_ft.wiring.operator import can_be_had, can_be_tried, issue
 
     chosen = settings(config, state_dir, assign)
     by = f"operator/{chosen.operator}"
@@ -171,7 +226,8 @@ def _issue(
     issued = issue(chosen, make)
     old, new = issued.before.state, issued.after.state
     if not issued.accepted:
-        more = f" {can_be_had(issued.before)}" if kind == "Rollback" else ""
+        lists = {"Rollback": can_be_had, "Canary": can_be_tried, "Shadow": can_be_tried}
+        more = f" {lists[kind](issued.before)}" if kind in lists else ""
         print(f"Refused: {issued.reason}{more}", file=sys.stderr)
         raise typer.Exit(1)
     if (old.base, old.start_head) != (new.base, new.start_head):
@@ -180,7 +236,14 @@ def _issue(
         print(f"Accepted: epoch {old.epoch} -> {new.epoch}; the release stays, now named {new.version}.")
     else:
         flags = [name for name in ("pinned", "paused") if getattr(new, name)]
-        print(f"Accepted. In force: {new.version}{', ' + ' and '.join(flags) if flags else ''}.")
+        tried = f" {_trial(new.trial)}" if new.trial is not None or kind in ("Canary", "Shadow") else ""
+        print(f"Accepted. In force: {new.version}{', ' + ' and '.join(flags) if flags else ''}.{tried}")
+
+
+def _trial(trial: Trial | None) -> str:
+    if trial is None:
+        return "On trial: nothing."
+    return f"On trial: {trial.version} (base {trial.base[:12]}), {trial.kind}, share {trial.share:g}."
 
 
 def _whole(prefix: str, known: set[str]) -> str:
