@@ -213,6 +213,7 @@ def test_a_canary_of_an_earlier_version_grows_and_ends(run: Run, folder: StateFo
     last = messages(folder)[-1]
     assert (last["base"], last["start_head"], last["share"]) == (folder.bases[1], folder.heads[1], 0.1)
     assert "trial-4" in run("canary", "2", "--share", "0.5").out
+    assert messages(folder)[-1]["share"] == 0.5
     assert "On trial: nothing." in run("canary", "--share", "0").out
     none = run("canary", "--share", "0")
     assert (none.code, "No trial runs" in none.err) == (2, True)
