@@ -13,6 +13,7 @@ from stream_ft.cli_options import AsJson, Config, Set, StateDir, settings
 from stream_ft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from stream_ft.release.fold import Trial
     from stream_ft.wiring.operator import Issued
 
 app = typer.Typer(name="control", help="Commands of an operator, and the audit of them.", no_args_is_help=True)
@@ -107,6 +108,45 @@ def train_now(config: Config = None, state_dir: StateDir = None, assign: Set = N
     _plain("TrainNow", config, state_dir, assign)
 
 
+Challenger = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION_OR_SHA", help="A version, an epoch, or a base, eight digits of it; none to end it."
+    ),
+]
+HeadOf = Annotated[str, typer.Option("--head", metavar="SHA256", help="Another head than the base's newest.")]
+
+
+@app.command()
+def canary(
+    share: Annotated[float, typer.Option("--share", metavar="0..1", help="Of the keys; 0 ends the trial.")],
+    version: Challenger = "",
+    head: HeadOf = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+    assign: Set = None,
+) -> None:
+    """Let another version answer a share of the users, always the same ones."""
+    from stream_ft.wiring import commands
+
+    _tell(commands.canary(settings(config, state_dir, assign), version, share=share, head=head))
+
+
+@app.command()
+def shadow(
+    version: Challenger = "",
+    share: Annotated[float, typer.Option("--share", metavar="0..1", help="Of the requests; 0 ends the trial.")] = 1.0,
+    head: HeadOf = "",
+    config: Config = None,
+    state_dir: StateDir = None,
+    assign: Set = None,
+) -> None:
+    """Let another version score a share of the requests, its answers compared and not used."""
+    from stream_ft.wiring import commands
+
+    _tell(commands.shadow(settings(config, state_dir, assign), version, share=share, head=head))
+
+
 @app.command()
 def explain(
     file: Annotated[
@@ -161,4 +201,11 @@ def _tell(issued: Issued) -> None:
         print(f"Accepted: epoch {old.epoch} -> {new.epoch}; the release stays, now named {new.version}.")
     else:
         flags = [name for name in ("pinned", "paused") if getattr(new, name)]
-        print(f"Accepted. In force: {new.version}{', ' + ' and '.join(flags) if flags else ''}.")
+        tried = f" {_trial(new.trial)}" if new.trial is not None or old.trial is not None else ""
+        print(f"Accepted. In force: {new.version}{', ' + ' and '.join(flags) if flags else ''}.{tried}")
+
+
+def _trial(trial: Trial | None) -> str:
+    if trial is None:
+        return "On trial: nothing."
+    return f"On trial: {trial.version} (base {trial.base[:12]}), {trial.kind}, share {trial.share:g}."

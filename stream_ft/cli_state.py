@@ -53,6 +53,15 @@ def status(config: Config = None, state_dir: StateDir = None, assign: Set = None
         "leader": state.leader,
         "pinned": state.pinned,
         "paused": state.paused,
+        "trial": None
+        if state.trial is None
+        else {
+            "kind": state.trial.kind,
+            "version": state.trial.version,
+            "base": state.trial.base,
+            "start_head": state.trial.start_head,
+            "share": state.trial.share,
+        },
         "running": running,
         "learner": learner,
     }
@@ -62,6 +71,9 @@ def status(config: Config = None, state_dir: StateDir = None, assign: Set = None
     flags = "".join(f", {name}" for name in ("pinned", "paused") if facts[name])
     print(f"state     {facts['state_dir']}")
     print(f"in force  {state.version} (epoch {state.epoch}{flags}), led by {state.leader or 'nobody'}")
+    if state.trial is not None:
+        trial = state.trial
+        print(f"on trial  {trial.version} (base {trial.base[:12]}), {trial.kind}, share {trial.share:g}")
     for role in ("serve", "learn"):
         pid = running[role]
         print(f"{role:<9} {'not running' if pid is None else f'process {pid}'}")

@@ -25,6 +25,7 @@ Issuer = Annotated[str, Meta(pattern="^(learner|operator)/.+$", max_length=200)]
 Moment = Annotated[datetime, Meta(tz=True)]
 """RFC 3339 with an offset."""
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Command(Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -139,18 +140,22 @@ class Erase(Command, frozen=True, kw_only=True, tag="erase"):
 
 
 class Shadow(Command, frozen=True, kw_only=True, tag="shadow"):
-    """Answer beside the champion without being seen. Recorded; carried out by a later version."""
+    """Let a release score a share of the requests beside the champion, its answers unused; share 0 ends it.
+
+    One that names no release, or half of one, and does not end anything, changes nothing.
+    """
 
     base: Sha256 | None = None
     start_head: Sha256 | None = None
+    share: Share = 1.0
 
 
 class Canary(Command, frozen=True, kw_only=True, tag="canary"):
-    """Give a share of the requests to a release; share 0 ends it. Recorded; carried out by a later version."""
+    """Let a release answer a share of the requests; share 0 ends the trial that runs, whatever it names."""
 
     base: Sha256
     start_head: Sha256
-    share: Annotated[float, Meta(ge=0, le=1)]
+    share: Share
 
 
 Message = (

@@ -16,6 +16,8 @@ SWAP_STEPS = (
     "", "missing", "hash", "manifest", "keys", "shapes", "dtypes", "base", "labels", "finite", "golden",
     "prepare", "flip",
 )  # fmt: skip
+SLOTS = ("champion", "challenger")
+SHADOWED = ("agreed", "disagreed", "failed", "shed")
 EVENT_KINDS = ("prediction", "feedback", "labelled", "duplicate", "orphan")
 DEAD_LETTERS = (
     "invalid_json", "invalid_utf8", "not_an_object", "unknown_type", "unknown_schema_version", "missing_field",
@@ -111,6 +113,27 @@ class ServeMetrics:
         self.feedback = Counter("stream_ft_feedback_accepted", "Feedback events acknowledged.", registry=registry)
         self.labels = Counter("stream_ft_labels_accepted", "Labelled events acknowledged.", registry=registry)
         self.appends_failed = Counter("stream_ft_appends_failed", "Group commits that failed.", registry=registry)
+        self._answered = Counter(
+            "stream_ft_slot_requests", "Requests answered, by the slot that answered.", ["slot"], registry=registry
+        )
+        self._shadowed = Counter(
+            "stream_ft_shadow_requests",
+            "Requests sampled for a shadow, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.shadow_seconds = Histogram(
+            "stream_ft_shadow_seconds", "Time a shadow took for a text.", buckets=LATENCY_BUCKETS, registry=registry
+        )
+        self.challenger_ready = Gauge(
+            "stream_ft_challenger_ready", "1 if the challenger on trial is loaded.", registry=registry
+        )
+        self._challenger_failures = Counter(
+            "stream_ft_challenger_failures",
+            "Challengers that could not be loaded, by the step that failed.",
+            ["step"],
+            registry=registry,
+        )
 
     def request(self, route: str, code: int) -> None:
         """Count one answer."""
@@ -127,6 +150,18 @@ class ServeMetrics:
     def swap_failed(self, step: str) -> None:
         """A version could not be loaded; ``step`` is the check that failed."""
         self._swaps.labels("failed", slug(step, SWAP_STEPS)).inc()
+
+    def answered(self, slot: str) -> None:
+        """Count one request that was answered."""
+        self._answered.labels(slug(slot, SLOTS)).inc()
+
+    def shadowed(self, result: str) -> None:
+        """Count one request that was sampled for a shadow."""
+        self._shadowed.labels(slug(result, SHADOWED)).inc()
+
+    def challenger_failed(self, step: str) -> None:
+        """A challenger could not be loaded; ``step`` is the check that failed."""
+        self._challenger_failures.labels(slug(step, SWAP_STEPS)).inc()
 
 
 class LearnMetrics:

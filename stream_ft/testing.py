@@ -6,7 +6,7 @@ import functools
 import hashlib
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -182,6 +182,7 @@ class FakeEngine:
         self.refuse = dict(refuse or {})
         self.calls: list[tuple[str, str]] = []
         """``(method, name of the base)`` of every ``prepare``, ``activate`` and ``drop``, in order."""
+        self.held: frozenset[str] = frozenset()
         self.encoded = 0
         """Texts encoded so far."""
 
@@ -220,6 +221,10 @@ class FakeEngine:
         self.calls.append(("activate", name))
         self._salt = self._salts[name]
         self._active = name
+
+    def hold(self, names: Collection[str]) -> None:
+        """See the port."""
+        self.held = frozenset(names)
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """See the port."""

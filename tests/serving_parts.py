@@ -25,6 +25,7 @@ from stream_ft.serve.follow import Follower
 from stream_ft.serve.http import create_app
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.slots import Answer, Slots
+from stream_ft.serve.trial import Trials
 from stream_ft.testing import FakeEngine, ManualClock, MemoryLog
 from stream_ft.topics import topic
 
@@ -79,7 +80,7 @@ class Serving:
         self.registry = Registry(folder / "registry")
         self.metrics = metrics.ServeMetrics(metrics.new_registry())
         self.slots = Slots(self.engine)
-        self.batcher: Batcher[Answer] = Batcher(self.slots.forward)
+        self.batcher: Batcher[Answer] = Batcher(self.slots.forward, challenger=self.slots.forward_challenger)
         self.appender = Appender(self.log)
         self.ids = PredictionIds(KEY)
         self.alive = True
@@ -96,6 +97,10 @@ class Serving:
             clock=self.clock,
             state_path=folder / "serve.state",
             keep_versions=keep_versions,
+        )
+
+        self.trials = Trials(
+            trial=lambda: self.follower.state.trial, slots=self.slots, batcher=self.batcher, metrics=self.metrics
         )
 
         def check(record: Record, now: float) -> Event | Reject:
@@ -119,6 +124,7 @@ class Serving:
                     "append": self.appender.append,
                     "parse": check,
                     "ids": self.ids,
+                    "trials": self.trials,
                     "catalogue": catalogue,
                     "metrics": self.metrics,
                     "clock": self.clock,
@@ -167,6 +173,13 @@ class Serving:
             control.Promote,
             **({"base": sha, "start_head": start, "parent": state.base, "expected_epoch": state.epoch} | fields),
         )
+        return sha
+
+    def challenge(self, name: str, *labels: str, kind: str = "canary", share: float = 1.0) -> str:
+        """An operator's trial of a base; the base. Nothing is followed yet."""
+        sha = self.registry.put(base(name))
+        start = self.registry.put_head(head(*labels))
+        self.say(control.Canary if kind == "canary" else control.Shadow, base=sha, start_head=start, share=share)
         return sha
 
     # --- HTTP --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stream_ft import control
 from stream_ft.control import Malformed, Message
@@ -31,6 +31,28 @@ class Quarantined:
     since: float | None
     until: float | None
     """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A challenger beside the champion: it scores or answers a share of the requests."""
+
+    kind: Literal["shadow", "canary"]
+    base: str
+    start_head: str
+    share: float
+    offset: int
+    """Of the message that began it. A later one that changes only the kind or the share leaves it, and so the name."""
+
+    @property
+    def release(self) -> Release:
+        """The challenger's."""
+        return Release(self.base, self.start_head)
+
+    @property
+    def version(self) -> str:
+        """``trial-{offset}``: a number it gets only by a promotion, and an offset has one content for ever."""
+        return f"trial-{self.offset}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +83,8 @@ class State:
     labels_added: tuple[str, ...] = ()
     train_now: int = 0
     """How often a round was asked for."""
+    trial: Trial | None = None
+    """The challenger that is tried, if any. Its base is never denied, and its release never the active one."""
 
     @property
     def release(self) -> Release:
@@ -128,6 +152,8 @@ def fold(state: State, entry: Entry) -> tuple[State, Verdict]:
         outcome = "The log does not begin with a genesis."
     else:
         outcome = _RULES[type(message)](state, message)
+        if isinstance(outcome, State) and _is_over(outcome, state):
+            outcome = replace(outcome, trial=None)
     if isinstance(outcome, str):
         return state, Verdict(accepted=False, reason=outcome, message=message, id=message.id)
     return outcome, Verdict(accepted=True, reason="", message=message, id=message.id)
@@ -235,9 +261,35 @@ def _erase(state: State, message: control.Erase) -> State | str:
 
 
 def _trial(state: State, message: control.Shadow | control.Canary) -> State | str:
-    if _is_operator(message) or message.issued_by == state.leader:
+    if not (_is_operator(message) or message.issued_by == state.leader):
+        return "Only an operator or the leader starts a trial."
+    if not message.share:
+        return replace(state, trial=None)
+    if message.base is None or message.start_head is None:
         return state
-    return "Only an operator or the leader starts a trial."
+    release = Release(message.base, message.start_head)
+    if release.base in state.denied:
+        return f"Base {release.base[:12]} is denied since epoch {state.denied[release.base]}."
+    if release == state.release:
+        return "It is in force already."
+    running = state.trial
+    trial = Trial(
+        kind="shadow" if isinstance(message, control.Shadow) else "canary",
+        base=release.base,
+        start_head=release.start_head,
+        share=message.share,
+        offset=running.offset if running is not None and running.release == release else state.offset,
+    )
+    return replace(state, trial=trial)
+
+
+def _is_over(state: State, before: State) -> bool:
+    """Whether the trial has ended with this message: its base was denied, or came into force."""
+    trial = state.trial
+    if trial is None:
+        return False
+    came = state.base == trial.base != before.base or state.release == trial.release
+    return came or trial.base in state.denied
 
 
 _RULES: dict[type, Callable[..., State | str]] = {

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from stream_ft import failpoints
 from stream_ft.errors import ConfigError
-from stream_ft.release.fold import Quarantined, Release, State
+from stream_ft.release.fold import Quarantined, Release, State, Trial
 from stream_ft.release.grown import Chain, Register
 
 FORMAT = 1
@@ -35,6 +35,8 @@ class _Saved(Struct, frozen=True, kw_only=True):
     quarantines: list[Quarantined]
     labels_added: list[str]
     train_now: int
+    trial: Trial | None = None
+    """Missing in files that were written before there were trials."""
 
 
 def write(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -96,6 +98,7 @@ def encode_state(state: State) -> bytes:
         quarantines=list(state.quarantines),
         labels_added=list(state.labels_added),
         train_now=state.train_now,
+        trial=state.trial,
     )
     body = msgspec.json.encode(saved)
     return sha256(body).hexdigest().encode() + b"\n" + body
@@ -132,6 +135,7 @@ def decode_state(data: bytes) -> State:
         quarantines=tuple(saved.quarantines),
         labels_added=tuple(saved.labels_added),
         train_now=saved.train_now,
+        trial=saved.trial,
     )
 
 

@@ -1,8 +1,10 @@
 """Dynamic batching: requests wait in a bounded queue, one thread runs the forwards.
 
 A batch is what waits when the thread becomes free, up to ``max_batch`` inputs; an idle thread never waits for company.
-A request is never split: all its inputs are answered by one version, the one that is active when its batch is formed.
-Jobs given to :meth:`Batcher.between` run on the same thread between two batches; that is where versions flip.
+A request is never split: all its inputs are answered by one version, the one that is in its slot when its batch is
+formed. A batch has one slot, that of the request that has waited longest; so nobody starves, and nothing is cut while
+all requests have the same slot. Jobs given to :meth:`Batcher.between` run on the same thread between two batches; that
+is where versions flip. Jobs given to :meth:`Batcher.idle` run on it only while nothing else waits.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from stream_ft.errors import StreamFTError
+from stream_ft.serve.slots import Slot
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("stream_ft.serve.batcher")
 
+MOST_IDLE = 16
+"""Idle jobs that may wait."""
 PACE = 0.5
 """Weight of the newest batch in the smoothed cost of an input."""
 
@@ -45,12 +50,18 @@ class ForwardError(StreamFTError):
 
 
 class _Request(Generic[T]):
-    __slots__ = ("deadline", "future", "loop", "texts")
+    __slots__ = ("deadline", "future", "loop", "slot", "texts")
 
     def __init__(
-        self, texts: Sequence[str], deadline: float, loop: asyncio.AbstractEventLoop, future: asyncio.Future[list[T]]
+        self,
+        texts: Sequence[str],
+        slot: Slot,
+        deadline: float,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[list[T]],
     ) -> None:
         self.texts = texts
+        self.slot = slot
         self.deadline = deadline
         self.loop = loop
         self.future = future
@@ -72,7 +83,9 @@ class Batcher(Generic[T]):
     """One forward thread behind a bounded queue.
 
     Args:
-        forward: ``texts -> answers``, one each, in order; runs on the forward thread only.
+        forward: ``texts -> answers`` of the champion, one each, in order; runs on the forward thread only.
+        challenger: the same for requests of the slot ``challenger``; without it, or if it fails, the champion answers
+            them.
         max_batch: most inputs in one call of ``forward`` (a larger request is cut into several calls, which follow one
             another without a flip between them).
         queue: most inputs that wait; a request larger than this is admitted only when nothing waits.
@@ -87,6 +100,7 @@ class Batcher(Generic[T]):
         self,
         forward: Callable[[list[str]], list[T]],
         *,
+        challenger: Callable[[list[str]], list[T]] | None = None,
         max_batch: int = 32,
         queue: int = 256,
         deadline_s: float = 10.0,
@@ -95,7 +109,10 @@ class Batcher(Generic[T]):
         on_queue: Callable[[int], None] = lambda size: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._forward = forward
+        self._forwards: dict[Slot, Callable[[list[str]], list[T]]] = {
+            "champion": forward,
+            "challenger": challenger or forward,
+        }
         self._max_batch = max_batch
         self._limit = queue
         self._deadline_s = deadline_s
@@ -106,6 +123,7 @@ class Batcher(Generic[T]):
         self._monotonic = monotonic
         self._requests: deque[_Request[T]] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._idle: deque[Callable[[], object]] = deque()
         self._waiting = 0
         self._closed = False
         self._wake = threading.Condition()
@@ -133,7 +151,7 @@ class Batcher(Generic[T]):
         """True while the forward thread runs."""
         return self._thread.is_alive()
 
-    async def submit(self, texts: Sequence[str]) -> list[T]:
+    async def submit(self, texts: Sequence[str], slot: Slot = "champion") -> list[T]:
         """Answers to ``texts``, in order, all of one version.
 
         Raises:
@@ -144,7 +162,7 @@ class Batcher(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[T]] = loop.create_future()
-        request = _Request(texts, self._monotonic() + self._deadline_s, loop, future)
+        request = _Request(texts, slot, self._monotonic() + self._deadline_s, loop, future)
         with self._wake:
             if self._closed:
                 raise ClosedError("This server is shutting down.", "Send the request to another replica.")
@@ -178,32 +196,52 @@ class Batcher(Generic[T]):
             self._wake.notify()
         return future
 
+    def idle(self, job: Callable[[], object]) -> bool:
+        """Run ``job`` on the forward thread once nothing waits; it must be short, as a request may come meanwhile.
+
+        Returns:
+            False if it is let go: requests wait already, or too many such jobs do.
+        """
+        with self._wake:
+            if self._closed or self._requests or len(self._idle) >= MOST_IDLE:
+                return False
+            self._idle.append(job)
+            self._wake.notify()
+        return True
+
     def _late(self) -> DeadlineError:
         return DeadlineError(f"No answer within {self._deadline_s:g} s.", "The server is overloaded; try again later.")
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._jobs or self._requests or self._closed):
+                while not (self._jobs or self._requests or self._idle or self._closed):
                     self._wake.wait()
                 if self._closed and not (self._jobs or self._requests):
                     return
                 jobs = list(self._jobs)
                 self._jobs.clear()
                 batch = [] if jobs else self._take()
+                idle = None if jobs or batch or not self._idle else self._idle.popleft()
             for job, future in jobs:
                 _execute(job, future)
             if batch:
                 self._answer(batch)
+            if idle is not None:
+                _execute(idle, Future())
 
     def _take(self) -> list[_Request[T]]:
         """The next batch; requests that nobody waits for any more are let go. Called with the lock held."""
         batch: list[_Request[T]] = []
+        passed: list[_Request[T]] = []
         size = 0
         now = self._monotonic()
         while self._requests:
             head = self._requests[0]
             abandoned = head.future.cancelled() or head.deadline < now
+            if not abandoned and batch and head.slot != batch[0].slot:
+                passed.append(self._requests.popleft())
+                continue
             if not abandoned and batch and size + len(head.texts) > self._max_batch:
                 break
             self._requests.popleft()
@@ -213,20 +251,28 @@ class Batcher(Generic[T]):
                 continue
             batch.append(head)
             size += len(head.texts)
+        self._requests.extendleft(reversed(passed))
         self._on_queue(self._waiting)
         return batch
 
     def _answer(self, batch: list[_Request[T]]) -> None:
         texts = [text for request in batch for text in request.texts]
         answers: list[T] = []
+        forward = self._forwards[batch[0].slot]
         try:
             for start in range(0, len(texts), self._max_batch):
                 chunk = texts[start : start + self._max_batch]
                 self._on_batch(len(chunk))
                 begun = self._monotonic()
-                answers.extend(self._forward(chunk))
+                answers.extend(forward(chunk))
                 self._paced((self._monotonic() - begun) / len(chunk))
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
+            if batch[0].slot == "challenger":  # whatever is wrong with it, the champion is there
+                log.error("the challenger failed; the champion answers", exc_info=error)
+                for request in batch:
+                    request.slot = "champion"
+                self._answer(batch)
+                return
             self._fail(batch, error)
             return
         start = 0

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +31,7 @@ from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, fold
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
+from stream_ft.serve.challenger import Challenger, Failure, pause_s
 from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 
@@ -40,8 +40,6 @@ log = logging.getLogger("stream_ft.serve.follow")
 POLL_S = 0.02
 LOOK_S = 1.0
 """The log is looked at this often even if it does not say that it changed."""
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
-"""A version that could not be loaded is tried again after 1, 2, 4 ... 60 s."""
 FALLBACKS = 10
 """Releases tried, newest first, when the wanted one cannot be loaded. Those whose files are gone cost no try."""
 BATCH = 500
@@ -74,6 +72,11 @@ class Ack(Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"):
     step: str = ""
     """Check that the wanted version failed."""
     reason: str = ""
+    challenger: str = ""
+    """Version on trial beside it; ``""`` for none."""
+    challenger_step: str = ""
+    """Check that the challenger failed."""
+    challenger_reason: str = ""
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -82,15 +85,6 @@ class Kept(Struct, frozen=True, kw_only=True):
     log: str
     """The log's own identity when it was folded."""
     state: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """The wanted version could not be loaded."""
-
-    epoch: int
-    step: str
-    reason: str
 
 
 class Follower:
@@ -145,6 +139,13 @@ class Follower:
         self._left = ""
         self._look_at = 0.0
         self._wanted_since: tuple[int, float] = (-1, 0.0)
+        self._challenger = Challenger(
+            slots=slots,
+            batcher=batcher,
+            load=partial(self._load, put=slots.challenge),
+            metrics=metrics,
+            clock=clock,
+        )
         self._prepared: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
         self._first = threading.Event()
@@ -171,6 +172,11 @@ class Follower:
     def failure(self) -> Failure | None:
         """Why the wanted version does not answer, if it could not be loaded."""
         return self._failure
+
+    @property
+    def challenger_failure(self) -> Failure | None:
+        """Why there is no challenger, if the wanted one could not be loaded."""
+        return self._challenger.failure
 
     def ready(self) -> tuple[bool, str]:
         """Some version that is not denied answers; else why not."""
@@ -228,7 +234,15 @@ class Follower:
         if self._log_changed() or now >= self._look_at:
             self._look_at = now + LOOK_S
             self._fold_new()
+        withdrawn = self._challenger.withdraw(self._state)
         self._pursue()
+        if self._challenger.pursue(self._state):
+            failure = self._challenger.failure
+            if failure is not None and self._state.trial is not None:
+                self._discard(self._state.trial.base)
+            withdrawn = True
+        if withdrawn:
+            self._report(self._state.version, self._failure)
         self._metrics.ready.set(1 if self.ready()[0] else 0)
 
     def _log_changed(self) -> bool:
@@ -297,7 +311,7 @@ class Follower:
         if now < self._retry_at and not (withdrawn and current is not None and current.base != self._left):
             return
         wanted = Listed(name=state.version, epoch=state.epoch, base=state.base, start_head=state.start_head)
-        failure = self._load(wanted)
+        failure = self._load(wanted, put=self._flip)
         if self._stop.is_set():
             return
         self._failure = failure
@@ -309,7 +323,7 @@ class Follower:
             log.info("%s answers", wanted.name)
         else:
             self._failures += 1
-            self._retry_at = now + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
+            self._retry_at = now + pause_s(self._failures)
             self._metrics.swap_failed(failure.step)
             log.error("%s cannot be loaded (%s): %s", wanted.name, failure.step, failure.reason)
             self._discard(wanted.base)
@@ -318,7 +332,7 @@ class Follower:
                 self._fall_back(wanted)
         if self._slots.current is not None:
             self._first.set()
-        self._report(wanted, failure)
+        self._report(wanted.name, failure)
 
     def _fall_back(self, wanted: Listed) -> None:
         """Nothing answers yet, or only what was withdrawn: then an older release that is not denied is better."""
@@ -330,15 +344,15 @@ class Follower:
             if tries >= FALLBACKS:
                 return
             tried.add((row.base, row.start_head))
-            failure = self._load(row)
+            failure = self._load(row, put=self._flip)
             if failure is None:
                 log.warning("%s answers in its stead", row.name)
                 self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
                 return
             tries += failure.step != "missing"
 
-    def _load(self, wanted: Listed) -> Failure | None:
-        """Verify, prepare beside the running version, flip between two batches; what went wrong, if anything."""
+    def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
+        """Verify, prepare beside what answers, ``put`` into a slot between two batches; what went wrong."""
         step = "prepare"
         failpoints.hit("serve.before_prepare")
         try:
@@ -356,7 +370,7 @@ class Follower:
             self._slots.check(version)
             failpoints.hit("serve.before_flip")
             step = "flip"
-            self._batcher.between(lambda: self._flip(version)).result()
+            self._batcher.between(partial(put, version)).result()
         except ArtifactError as error:
             return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)
         except CancelledError:
@@ -374,14 +388,14 @@ class Follower:
         self._metrics.flip_seconds.observe(time.perf_counter() - started)
 
     def _forget_old(self) -> None:
-        while len(self._prepared) > self._keep:
-            base, _ = self._prepared.popitem(last=False)
-            self._drop(base)
+        for base in [base for base in self._prepared if not self._slots.answers(base)]:
+            if len(self._prepared) > self._keep:
+                del self._prepared[base]
+                self._drop(base)
 
     def _discard(self, base: str) -> None:
         """A base that failed is read and verified anew at the next attempt."""
-        current = self._slots.current
-        if base in self._prepared and (current is None or current.base != base):
+        if base in self._prepared and not self._slots.answers(base):
             del self._prepared[base]
             self._drop(base)
 
@@ -390,16 +404,19 @@ class Follower:
         with suppress(CancelledError):  # the process is ending
             self._batcher.between(partial(self._slots.forget, base)).result()
 
-    def _report(self, wanted: Listed, failure: Failure | None) -> None:
-        current = self._slots.current
+    def _report(self, wanted: str, failure: Failure | None) -> None:
+        current, challenger, lacking = self._slots.current, self._slots.challenger, self._challenger.failure
         ack = Ack(
             replica=self._replica,
             time=self._clock.now(),
             offset=self.offset,
-            wanted=wanted.name,
+            wanted=wanted,
             version="" if current is None else current.name,
             ok=failure is None,
             step="" if failure is None else failure.step,
             reason="" if failure is None else failure.reason,
+            challenger="" if challenger is None else challenger.name,
+            challenger_step="" if lacking is None else lacking.step,
+            challenger_reason="" if lacking is None else lacking.reason,
         )
         self._publish(Outgoing(topic=self._acks, key=self._replica.encode(), value=msgspec.json.encode(ack)))

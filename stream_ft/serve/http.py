@@ -27,6 +27,7 @@ from stream_ft.serve.intake import Intake
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.replies import ErrorReply, IndexReply, reply
 from stream_ft.serve.slots import Answer, NotReadyError, Version
+from stream_ft.serve.trial import Trials
 
 log = logging.getLogger("stream_ft.serve.http")
 
@@ -62,6 +63,7 @@ def create_app(
     append: Callable[[Sequence[Outgoing]], Awaitable[list[int]]],
     parse: Callable[[Record, float], Event | Reject],
     ids: PredictionIds,
+    trials: Trials,
     catalogue: Catalogue,
     metrics: ServeMetrics,
     clock: Clock,
@@ -82,6 +84,7 @@ def create_app(
         append: appends durably (feedback, labels).
         parse: ingest's check of one record's bytes.
         ids: makes and recognises prediction ids.
+        trials: deals requests between champion and challenger.
         catalogue: the routes that tell of versions and state.
         ready, alive: what the probes ask.
         token: if set, everything but the probes needs it.
@@ -95,6 +98,7 @@ def create_app(
         current=current,
         publish=publish,
         ids=ids,
+        trials=trials,
         metrics=metrics,
         clock=clock,
         max_inputs=max_inputs,

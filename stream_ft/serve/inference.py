@@ -38,10 +38,13 @@ from stream_ft.serve.protocol import (
     wanted_of,
 )
 from stream_ft.serve.replies import PlainAnswer, PlainReply, reply
-from stream_ft.serve.slots import Answer, Version
+from stream_ft.serve.slots import Answer, Slot, Version
+from stream_ft.serve.trial import Trials
 from stream_ft.topics import topic
 
 VERSION_HEADER = "stream-ft-version"
+KEY_HEADER = "stream-ft-key"
+"""Whose requests the same version should answer during a canary: a user's or a session's id. Not kept."""
 
 
 class PlainRequest(Struct):
@@ -59,6 +62,7 @@ class Inference:
         current: the version that answers now, if any.
         publish: takes a message to be appended in passing; false if it was dropped.
         ids: makes prediction ids.
+        trials: deals a request its slot.
         max_inputs: most inputs in one request.
         max_body_bytes, timeout_s: limits of the body.
     """
@@ -71,6 +75,7 @@ class Inference:
         current: Callable[[], Version | None],
         publish: Callable[[Outgoing], bool],
         ids: PredictionIds,
+        trials: Trials,
         metrics: ServeMetrics,
         clock: Clock,
         max_inputs: int,
@@ -82,6 +87,7 @@ class Inference:
         self._current = current
         self._publish = publish
         self._ids = ids
+        self._trials = trials
         self._metrics = metrics
         self._clock = clock
         self._max_inputs = max_inputs
@@ -107,7 +113,7 @@ class Inference:
         """Plain texts to plain answers."""
         started = time.perf_counter()
         asked: PlainRequest = body.decode(await self._body(request), PlainRequest)
-        issued = await self._answer([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs, started)
+        issued = await self._answer(request, [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs, started)
         rows = zip(issued.ids, issued.answers, strict=True)
         content = PlainReply(
             model=self._model,
@@ -125,7 +131,7 @@ class Inference:
             raise RefusedError(415, "Binary tensors are not supported.", "Send the tensors as JSON.")
         asked: InferRequest = body.decode(await self._body(request), InferRequest)
         wanted = wanted_of(asked)
-        issued = await self._answer(texts_of(asked), started, request)
+        issued = await self._answer(request, texts_of(asked), started)
 
         def outputs() -> list[OutputTensor]:
             return [OUTPUTS[name](issued) for name in wanted]
@@ -172,18 +178,21 @@ class Inference:
     async def _body(self, request: Request) -> bytes:
         return await body.read(request, limit=self._max_body_bytes, timeout_s=self._timeout_s)
 
-    async def _answer(self, texts: Sequence[str], started: float, request: Request | None = None) -> Issued:
+    async def _answer(self, request: Request, texts: Sequence[str], started: float) -> Issued:
         texts = list(texts)
         body.check_texts(texts, most=self._max_inputs)
-        answers = await self._batcher.submit(texts)
-        if request is not None:  # a flip may have come between the request and its batch
-            self._check_version(request, answers[0].version)
+        # Who asks for the version that answers everybody is not for the trial.
+        named = "version" in request.path_params
+        slot: Slot = "champion" if named else self._trials.slot(request.headers.get(KEY_HEADER) or texts[0])
+        answers = await self._batcher.submit(texts, slot)
+        self._check_version(request, answers[0].version)  # a flip may have come between the request and its batch
         latency = time.perf_counter() - started
         issued = Issued(ids=[self._ids.issue() for _ in texts], answers=answers)
         now = self._clock.now()
         for name, text, answer in zip(issued.ids, texts, answers, strict=True):
             self._publish_one(name, text, answer, now, latency)
         self._metrics.latency.observe(latency)
+        self._trials.answered(texts[0], answers[0], issued.ids[0])
         return issued
 
     def _publish_one(self, name: str, text: str, answer: Answer, now: float, latency: float) -> None:

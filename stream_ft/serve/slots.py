@@ -1,4 +1,8 @@
-"""Which version answers. Versions flip between two batches, on the thread that runs the forwards.
+"""Which version answers: one in each slot. Versions flip between two batches, on the thread that runs the forwards.
+
+The champion answers; a challenger on trial answers, or is only compared on, a share of the requests. A request is
+given its slot when it is admitted and its version when its batch is formed; a challenger that is not there leaves its
+requests to the champion.
 
 Nothing is changed in place: a :class:`Version` is immutable, the engine holds one immutable set of tensors per base,
 and a flip replaces one reference. So a forward sees one version from beginning to end.
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +27,9 @@ GOLDEN = (
     "0 1 2 3 4 5 6 7 8 9 !?#",
 )
 """Texts on which a version must give finite embeddings and labels of its own before it answers anybody."""
+
+
+Slot = Literal["champion", "challenger"]
 
 
 class ServedHead(Protocol):
@@ -57,9 +64,15 @@ class Version:
 
     name: str
     epoch: int
+    """-1 for a challenger: it never was in force under this name."""
     base: str
     start_head: str
     head: ServedHead
+
+    @property
+    def slot(self) -> Slot:
+        """The slot that it is made for."""
+        return "champion" if self.epoch >= 0 else "challenger"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,16 +90,18 @@ class NotReadyError(StreamFTError):
 
 
 class Slots:
-    """The active version.
+    """The version in force, and beside it perhaps a challenger.
 
     Args:
-        engine: its ``activate`` and ``encode`` are called only from :meth:`flip` and :meth:`forward`, which must run on
-            one and the same thread.
+        engine: its ``activate``, ``hold`` and ``encode`` are called only from :meth:`flip`, :meth:`challenge` and the
+            forwards, which must run on one and the same thread.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._current: Version | None = None
+        self._challenger: Version | None = None
+        self._active = ""
         self._thread: int | None = None
         self._golden: dict[str, NDArray[np.float16]] = {}
         self._checked: Version | None = None
@@ -96,8 +111,17 @@ class Slots:
         """The version that answers; ``None`` before the first flip. Readable from any thread."""
         return self._current
 
+    @property
+    def challenger(self) -> Version | None:
+        """The version on trial, if it can answer. Readable from any thread."""
+        return self._challenger
+
+    def answers(self, base: str) -> bool:
+        """Whether a version on this base is in a slot."""
+        return any(version is not None and version.base == base for version in (self._current, self._challenger))
+
     def forward(self, texts: list[str]) -> list[Answer]:
-        """Answers of the active version, one per text.
+        """Answers of the champion, one per text.
 
         Raises:
             NotReadyError: no version serves yet.
@@ -106,6 +130,20 @@ class Slots:
         version = self._current
         if version is None:
             raise NotReadyError("No version of the model serves yet.", "Ask /readyz, and try again in a few seconds.")
+        return self._answered(version, texts)
+
+    def forward_challenger(self, texts: list[str]) -> list[Answer]:
+        """Answers of the challenger; of the champion if there is none.
+
+        Raises:
+            NotReadyError: no version serves yet.
+        """
+        self._assert_thread()
+        version = self._challenger
+        return self.forward(texts) if version is None else self._answered(version, texts)
+
+    def _answered(self, version: Version, texts: list[str]) -> list[Answer]:
+        self._activate(version.base)
         embeddings = self._engine.encode(texts)
         answers = version.head.predict(embeddings)
         little = np.ascontiguousarray(embeddings, dtype="<f2")
@@ -140,16 +178,40 @@ class Slots:
         self._assert_thread()
         if version is not self._checked:
             raise RuntimeError(f"{version.name} was not checked")
-        self._engine.activate(version.base)
+        self._activate(version.base, always=True)
         self._current = version
+        self._hold()
+
+    def challenge(self, version: Version | None) -> None:
+        """Put the version that was checked last on trial, or nobody.
+
+        Raises:
+            KeyError: its base is not prepared any more; nobody is on trial then.
+        """
+        self._assert_thread()
+        if version is not None and version is not self._checked:
+            raise RuntimeError(f"{version.name} was not checked")
+        if version is not None and not self._engine.prepared(version.base):
+            raise KeyError(version.base)
+        self._challenger = version
+        self._hold()
 
     def forget(self, base: str) -> None:
-        """Drop the tensors of a base that is not active."""
+        """Drop the tensors of a base that is in no slot."""
         self._assert_thread()
-        if self._current is not None and self._current.base == base:
+        if self.answers(base):
             return
         self._golden.pop(base, None)
         self._engine.drop(base)
+
+    def _activate(self, base: str, *, always: bool = False) -> None:
+        """Only at a change of slot; a flip always does it, as a base may have been dropped and prepared anew."""
+        if always or base != self._active:
+            self._engine.activate(base)
+            self._active = base
+
+    def _hold(self) -> None:
+        self._engine.hold({version.base for version in (self._current, self._challenger) if version is not None})
 
     def _assert_thread(self) -> None:
         me = threading.get_ident()

@@ -15,7 +15,7 @@ import msgspec
 from stream_ft import control
 from stream_ft.config import Settings
 from stream_ft.errors import ConfigError
-from stream_ft.wiring.operator import Folded, Issued, issue, target
+from stream_ft.wiring.operator import Folded, Issued, can_be_tried, challenger, issue, target
 
 REASON = "commanded"
 """Why, unless the operator says."""
@@ -77,6 +77,47 @@ def label_add(settings: Settings, label: str) -> Issued:
         StreamFTError: nothing was ever started there.
     """
     return _give(settings, control.LabelAdd, lambda _: {"label": label})
+
+
+def canary(settings: Settings, version: str = "", *, share: float, head: str = "") -> Issued:
+    """Let another version answer a share of the users, always the same ones.
+
+    Args:
+        version: a version's name, an epoch, or a base, eight digits of its hash; ``""`` with ``share`` 0 ends a trial.
+        share: of the keys, 0 to 1.
+        head: sha256 of another head than the base's newest.
+
+    Raises:
+        ConfigError: there is no such version, or no trial to end; nothing is appended.
+        StreamFTError: nothing was ever started there.
+    """
+    return _give(settings, control.Canary, _tried(version, head, share))
+
+
+def shadow(settings: Settings, version: str = "", *, share: float = 1.0, head: str = "") -> Issued:
+    """Let another version score a share of the requests; its answers are compared and not used.
+
+    Arguments and errors as :func:`canary`.
+    """
+    return _give(settings, control.Shadow, _tried(version, head, share))
+
+
+def _tried(version: str, head: str, share: float) -> Callable[[Folded], dict[str, Any]]:
+    """The fields of a trial's message."""
+
+    def fields(folded: Folded) -> dict[str, Any]:
+        running = folded.state.trial
+        if version:
+            base, start_head = challenger(folded, version, head)
+        elif share:
+            raise ConfigError("Say which version is to be tried.", can_be_tried(folded))
+        elif running is None:
+            raise ConfigError("No trial runs, so there is none to end.")
+        else:
+            base, start_head = running.release
+        return {"base": base, "start_head": start_head, "share": share}
+
+    return fields
 
 
 def plain(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from stream_ft import control
@@ -13,11 +13,12 @@ from stream_ft.connectors.registry import open_log
 from stream_ft.errors import ArtifactError, ConfigError, StreamFTError
 from stream_ft.events import to_json
 from stream_ft.ports import EventLog, Outgoing
-from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
+from stream_ft.release.fold import INITIAL, Entry, Release, State, Verdict, fold
 from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
 
 READ = 500
+DIGITS = re.compile(r"[0-9a-f]{8,64}")
 VERSION = re.compile(r"v\d+\.(\d+)\.\d+")
 
 
@@ -30,6 +31,9 @@ class Folded:
     """By message id, the first verdict only: a second arrival of an id is a duplicate."""
     gone: frozenset[int] = frozenset()
     """Epochs of the history whose files the registry has no more."""
+    bases: frozenset[str] = frozenset()
+    heads: frozenset[str] = frozenset()
+    """What the registry has."""
 
     def name(self, epoch: int) -> str:
         """Name of the version that an epoch of the history put into force."""
@@ -63,7 +67,13 @@ def read(log: EventLog, model: str, registry: Registry | None = None) -> Folded:
             if verdict.id:
                 verdicts.setdefault(verdict.id, verdict)
         offset = records[-1].offset + 1
-    return Folded(state=state, verdicts=verdicts, gone=frozenset() if registry is None else _gone(state, registry))
+    if registry is None:
+        return Folded(state=state, verdicts=verdicts)
+    bases, heads = frozenset(registry.list()), frozenset(registry.list_heads())
+    gone = frozenset(
+        epoch for epoch, release in state.history if release.base not in bases or release.start_head not in heads
+    )
+    return Folded(state=state, verdicts=verdicts, gone=gone, bases=bases, heads=heads)
 
 
 def look(settings: Settings) -> Folded:
@@ -103,8 +113,14 @@ def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) 
     finally:
         log.close()
     verdict = after.verdicts[message.id]
-    remedy = can_be_had(before) if isinstance(message, control.Rollback) and not verdict.accepted else ""
+    remedy = "" if verdict.accepted else _remedy(before, message)
     return Issued(accepted=verdict.accepted, reason=verdict.reason, remedy=remedy, before=before, after=after)
+
+
+def _remedy(before: Folded, message: control.Message) -> str:
+    if isinstance(message, control.Rollback):
+        return can_be_had(before)
+    return can_be_tried(before) if isinstance(message, control.Canary | control.Shadow) else ""
 
 
 def target(folded: Folded, to: str) -> int:
@@ -153,8 +169,59 @@ def can_be_had(folded: Folded, *, but: str = "") -> str:
     return f"Can be had: {shown}." if names else "None can be had."
 
 
+def challenger(folded: Folded, name: str, head: str = "") -> Release:
+    """The release to try: a version, an epoch, or a base by eight digits of its hash or more.
+
+    Args:
+        folded: with what the registry has.
+        name: what the operator wrote.
+        head: eight digits of a head's hash or more; without it, the newest that was in force on that base.
+
+    Raises:
+        ConfigError: nothing has that name. The remedy lists what can be tried.
+    """
+    history = folded.state.history
+    if not DIGITS.fullmatch(name.lower()):
+        epoch = target(folded, name)
+        if epoch > folded.state.epoch:
+            raise ConfigError(f"There is no epoch {name} yet.", can_be_tried(folded))
+        release = history[epoch][1]
+    else:
+        base = _only(name, folded.bases | {release.base for _, release in history}, "base", folded)
+        newest = next((release for _, release in reversed(history) if release.base == base), None)
+        if newest is None and not head:
+            raise ConfigError(f"Base {base[:12]} was never in force, so its head must be named.", "Give it by --head.")
+        release = newest or Release(base, "")
+    if head:
+        release = Release(
+            release.base, _only(head, folded.heads | {release.start_head for _, release in history}, "head", folded)
+        )
+    return release
+
+
+def can_be_tried(folded: Folded) -> str:
+    """The versions that can be put on trial, newest first, and bases that were never in force; one sentence."""
+    state = folded.state
+    names: dict[Release, str] = {}
+    for epoch, release in reversed(state.history):
+        if release not in names and release != state.release and release.base not in state.denied:
+            names[release] = "" if epoch in folded.gone else folded.name(epoch)
+    known = [name for name in names.values() if name]
+    known += sorted(base[:12] for base in folded.bases if base not in state.numbers and base not in state.denied)
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    return f"Can be tried: {shown}." if known else "None can be tried."
+
+
+def _only(prefix: str, known: Set[str], what: str, folded: Folded) -> str:
+    """The one hash in ``known`` that starts with ``prefix``."""
+    found = sorted(sha for sha in known if sha.startswith(prefix.lower()))
+    if not DIGITS.fullmatch(prefix.lower()) or len(found) != 1:
+        raise ConfigError(f"{prefix!r} names {len(found) if found else 'no'} {what} here.", can_be_tried(folded))
+    return found[0]
+
+
 def _check_can_be_had(folded: Folded, message: control.Message, registry: Registry, now: float) -> None:
-    """What is accepted comes into force on every replica, so it must be there before the command is given.
+    """What is accepted is loaded by every replica, so it must be there before the command is given.
 
     Raises:
         ConfigError: it is not. The remedy lists what can be had.
@@ -162,12 +229,16 @@ def _check_can_be_had(folded: Folded, message: control.Message, registry: Regist
     before = folded.state
     # The log's own rule says what would come; another message may still come between, and then replicas fall back.
     after, verdict = fold(before, Entry(offset=before.offset + 1, appended_at=now, value=to_json(message)))
-    if not verdict.accepted or after.release == before.release:
+    trial = after.trial if after.trial != before.trial else None
+    if not verdict.accepted or (after.release == before.release and trial is None):
         return
+    release = after.release if trial is None else trial.release
     try:
-        registry.get_head(after.start_head)
-        registry.get(after.base)
+        registry.get_head(release.start_head)
+        registry.get(release.base)
     except ArtifactError as error:
+        if trial is not None:
+            raise ConfigError(f"It cannot be tried: {_lowered(error.message)}", can_be_tried(folded)) from error
         named = (folded.name(epoch) for epoch, release in reversed(before.history) if release == after.release)
         what = f"{next(named, after.version)} would come into force, but {_lowered(error.message)}"
         if isinstance(message, control.Deny):
@@ -178,13 +249,6 @@ def _check_can_be_had(folded: Folded, message: control.Message, registry: Regist
 
 def _lowered(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
-
-
-def _gone(state: State, registry: Registry) -> frozenset[int]:
-    bases, heads = set(registry.list()), set(registry.list_heads())
-    return frozenset(
-        epoch for epoch, release in state.history if release.base not in bases or release.start_head not in heads
-    )
 
 
 def _registry(settings: Settings) -> Registry:

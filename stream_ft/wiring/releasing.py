@@ -81,7 +81,8 @@ def kept(state: State) -> set[Release]:
     """Releases that must be there: the last ones, and what is left should bases be denied, one after the other.
 
     A denied base gives way to the newest release of another that is not denied, however long ago that was: many heads
-    may have been promoted on one base since. A release counts once, however often it came into force.
+    may have been promoted on one base since. A release counts once, however often it came into force. One that is on
+    trial is wanted by every replica that starts.
     """
     newest: dict[Release, None] = {}
     of_base: dict[str, Release] = {}
@@ -91,7 +92,8 @@ def kept(state: State) -> set[Release]:
         if release.base not in state.denied and len(of_base) < KEEP_RELEASES:
             of_base.setdefault(release.base, release)
     genesis = [release for _, release in state.history[:1]]
-    return {state.release, *newest, *of_base.values(), *genesis}
+    trial = [state.trial.release] if state.trial is not None else []
+    return {state.release, *newest, *of_base.values(), *genesis, *trial}
 
 
 def numbers_of(verdict: gate.Verdict) -> dict[str, Any]:

@@ -27,10 +27,12 @@ from stream_ft.release.registry import Registry
 from stream_ft.serve.appender import Appender
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Catalogue
+from stream_ft.serve.challenger import Failure
 from stream_ft.serve.follow import Follower
 from stream_ft.serve.http import create_app
 from stream_ft.serve.predictions_id import PredictionIds, load_key
 from stream_ft.serve.slots import Answer, Slots
+from stream_ft.serve.trial import Trials
 from stream_ft.wiring import encoding, genesis
 from stream_ft.wiring.probes import bind
 from stream_ft.wiring.processes import StopSignal
@@ -115,6 +117,7 @@ class Service:
         self._started = clock.now()
         self.batcher: Batcher[Answer] = Batcher(
             slots.forward,
+            challenger=slots.forward_challenger,
             max_batch=settings.serve.max_batch,
             queue=settings.serve.queue,
             deadline_s=settings.serve.deadline_s,
@@ -137,6 +140,9 @@ class Service:
             state_path=state / KEPT,
             keep_versions=settings.serve.keep_versions,
         )
+        self._trials = Trials(
+            trial=lambda: self.follower.state.trial, slots=slots, batcher=self.batcher, metrics=series
+        )
         catalogue = Catalogue(
             model=model,
             heads=registry,
@@ -153,6 +159,7 @@ class Service:
             append=self.appender.append,
             parse=lambda record, now: parse(record, now=now),
             ids=PredictionIds(load_key(state / "serve.key")),
+            trials=self._trials,
             catalogue=catalogue,
             metrics=series,
             clock=clock,
@@ -172,7 +179,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """This process' part of ``/status``."""
-        state, failure, current = self.follower.state, self.follower.failure, self._slots.current
+        state, current = self.follower.state, self._slots.current
         ready, reason = self.follower.ready()
         return {
             "pid": os.getpid(),
@@ -187,7 +194,9 @@ class Service:
             "leader": state.leader or "",
             "pinned": state.pinned,
             "paused": state.paused,
-            "failure": None if failure is None else {"step": failure.step, "reason": failure.reason},
+            "failure": _told(self.follower.failure),
+            "trial": self._trials.status(),
+            "trial_failure": _told(self.follower.challenger_failure),
             "halted": self.follower.halted,
             "control_offset": self.follower.offset,
             "waiting": self.batcher.waiting,
@@ -246,6 +255,10 @@ class HttpServer:
         """Answer what is under way, then end."""
         self._server.should_exit = True
         self._thread.join(DRAIN_S + 2)
+
+
+def _told(failure: Failure | None) -> dict[str, str] | None:
+    return None if failure is None else {"step": failure.step, "reason": failure.reason}
 
 
 def _host(host: str) -> str:

@@ -42,7 +42,19 @@ def options(command: Any) -> set[str]:
 
 
 def test_docs_name_every_command_of_the_contract() -> None:
-    operator = ("rollback", "pin", "unpin", "pause", "resume", "train-now", "deny", "label-add", "explain")
+    operator = (
+        "rollback",
+        "pin",
+        "unpin",
+        "pause",
+        "resume",
+        "train-now",
+        "deny",
+        "label-add",
+        "canary",
+        "shadow",
+        "explain",
+    )
     wanted = {f"stream-ft control {name}" for name in operator}
     wanted |= {
         f"stream-ft {name}" for name in ("up", "serve", "learn", "demo", "simulate", "replay", "status", "doctor")

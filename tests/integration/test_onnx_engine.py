@@ -132,6 +132,18 @@ def test_two_sessions_are_resident_and_the_active_one_stays(engine: OnnxEngine, 
         engine.activate("2")
 
 
+def test_a_champion_and_a_challenger_take_turns_and_neither_makes_room(engine: OnnxEngine, base: BaseFolder) -> None:
+    expected = {name: answers(engine, disturbed(base, seed=int(name)), name) for name in "12"}
+    engine.hold({"1", "2"})
+    engine.prepare("3", disturbed(base, seed=3))
+    for name in "1212":
+        engine.activate(name)
+        assert (engine.encode(WORDS) == expected[name]).all()
+    assert all(engine.prepared(name) for name in "123")
+    engine.hold({"2", "3"})
+    assert [engine.prepared(name) for name in "123"] == [False, True, True]
+
+
 def test_the_active_session_survives_its_drop(engine: OnnxEngine, base: BaseFolder) -> None:
     served = answers(engine, disturbed(base), "one")
     engine.drop("one")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head
 from stream_ft.model.tensors import TENSORS
 from stream_ft.ports import Outgoing
-from stream_ft.release.fold import INITIAL, Entry, State, fold
+from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
 from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
@@ -71,6 +71,12 @@ class Operator:
         return self.state()
 
     def promote(self, number: int, *, broken: bool = False) -> State:
+        """Put :meth:`make` into force."""
+        state = self.state()
+        sha, start_head = self.make(number, broken=broken)
+        return self.say(control.Promote, base=sha, start_head=start_head, parent=state.base, expected_epoch=state.epoch)
+
+    def make(self, number: int, *, broken: bool = False) -> tuple[str, str]:
         """A base of its own and a head whose labels name it."""
         rng = np.random.default_rng(number)
         shape = (7, 7) if broken else (32, 64)
@@ -88,10 +94,7 @@ class Operator:
             seed=number,
             created=0.0,
         )
-        state = self.state()
-        start_head = self.registry.put_head(make_head(f"{number}-yes", f"{number}-no", dim=DIM))
-        sha = self.registry.put(files)
-        return self.say(control.Promote, base=sha, start_head=start_head, parent=state.base, expected_epoch=state.epoch)
+        return self.registry.put(files), self.registry.put_head(make_head(f"{number}-yes", f"{number}-no", dim=DIM))
 
     def close(self) -> None:
         self._log.close()
@@ -226,13 +229,67 @@ def test_fault_20_swaps_under_load_drop_nothing_and_mix_nothing(
     assert sorted(published) == sorted(issued)
 
 
+def test_a_trial_under_load_drops_nothing_and_mixes_nothing(house: House, operator: Operator, base: BaseFolder) -> None:
+    first = operator.promote(0)
+    wait_for("the first promotion", lambda: house.version() == first.version)
+    served: dict[str, State | Trial] = {first.version: first}
+    base_sha, start_head = operator.make(1)
+    challenger = {"base": base_sha, "start_head": start_head}
+
+    def told() -> Any:
+        none = {"kind": "", "loaded": False, "share": 0.0, "answered": 0, "shed": 0}
+        return house.http.get("/status").json()["serve"]["trial"] or none
+
+    with Clients(f"http://127.0.0.1:{house.port}") as clients:
+        for share in (0.3, 0.6):
+            state = operator.say(control.Canary, **challenger, share=share)
+            assert state.trial is not None
+            served[state.trial.version] = state.trial
+            wait_for("the canary", lambda share=share: told()["loaded"] and told()["share"] == share)
+            before = told()["answered"]
+            wait_for("its answers", lambda before=before: told()["answered"] > before + 20)
+        second = operator.promote(2)
+        served[second.version] = second
+        wait_for("a new champion", lambda: house.http.get("/status").json()["serve"]["version"] == second.version)
+        before = len(clients.answers)
+        wait_for("answers after it", lambda: len(clients.answers) > before + 40)
+        operator.say(control.Shadow, **challenger)
+        wait_for("the shadow", lambda: (told()["kind"], told()["answered"] + told()["shed"] > 40) == ("shadow", True))
+        broken_sha, broken_head = operator.make(3, broken=True)
+        operator.say(control.Canary, base=broken_sha, start_head=broken_head, share=1.0)
+        wait_for("the failure", lambda: house.http.get("/status").json()["serve"]["trial_failure"])
+        before = len(clients.answers)
+        wait_for("answers all the same", lambda: len(clients.answers) > before + 8)
+        operator.say(control.Canary, **challenger, share=1.0)
+        wait_for("the canary of everybody", lambda: told()["loaded"])
+        operator.say(control.Deny, sha256=base_sha, reason="enough")
+        wait_for("its end", lambda: not told()["kind"])
+        before = len(clients.answers)
+        wait_for("answers of the champion", lambda: len(clients.answers) > before + 8)
+
+    assert [answer for answer in clients.answers if answer[0] != 200] == []
+    assert clients.answers[-1][1][1]["version"] == second.version
+    again = operator.say(control.Canary, **challenger, share=1.0)
+    assert again.trial is None
+    named = {body["version"] for _, (_, body) in clients.answers}
+    # The canary of everybody had a name of its own: it began after another trial.
+    late = named - set(served)
+    assert len(late) <= 1
+    trial = next(one for one in served.values() if isinstance(one, Trial))
+    check_answers(operator.registry, base, served | dict.fromkeys(late, trial), [a for _, a in clients.answers])
+    assert house.stop("serve") == 143
+    issued = [row["id"] for _, (_, body) in clients.answers for row in body["predictions"]]
+    published = [json.loads(record.value)["id"] for record in read(house, "predictions")]
+    assert sorted(published) == sorted(issued)
+
+
 def read(house: House, kind: str) -> list[Any]:
     with house.reading() as log:
         return list(log.read(topic(MODEL, kind), 0, 0, 1_000_000))
 
 
 def check_answers(
-    registry: Registry, base: BaseFolder, served: dict[str, State], answers: list[tuple[list[str], Any]]
+    registry: Registry, base: BaseFolder, served: Mapping[str, State | Trial], answers: list[tuple[list[str], Any]]
 ) -> None:
     """Each answer computed anew, by the version that it names."""
     engine = TorchEngine(base, max_tokens=32, threads=1, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import example, given, settings
@@ -30,6 +31,7 @@ MOVERS = control.Genesis | control.Lead | control.Promote | control.Rollback | c
 epochs = st.integers(0, 8)
 bases = st.sampled_from(BASES)
 heads = st.sampled_from(HEADS)
+shares = st.sampled_from([0, 0.1, 1])
 kinds: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "genesis": {"log_id": st.just("other"), "base": bases, "start_head": heads},
     "lead": {"expected_epoch": epochs},
@@ -49,7 +51,8 @@ kinds: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "resume": {},
     "train_now": {},
     "label_add": {"label": st.sampled_from(["x", "y"])},
-    "shadow": {},
+    "shadow": {"base": st.none() | bases, "start_head": heads, "share": shares},
+    "canary": {"base": bases, "start_head": heads, "share": shares},
     "nonsense": {},
 }
 
@@ -69,7 +72,7 @@ def messages(kind: str) -> st.SearchStrategy[bytes]:
 
 # Blind messages rarely name the epoch and the base of the moment, so a part of them is completed from the state.
 aware = st.tuples(
-    st.sampled_from(["promote", "promote", "rollback", "lead", "deny"]),
+    st.sampled_from(["promote", "promote", "rollback", "lead", "deny", "canary"]),
     st.sampled_from(["operator/anna", "leader", "learner/two"]),
     bases,
     heads,
@@ -95,6 +98,7 @@ def complete(state: State, number: int, step: bytes | tuple[str, str, str, str, 
             "expected_epoch": state.epoch,
         },
         "deny": {"sha256": state.base, "reason": "r"},
+        "canary": {"base": base, "start_head": head, "share": back / 4},
     }[kind]
     header = {"type": kind, "id": f"aware{number}", "issued_by": issuer, "issued_at": "2026-01-31T12:00:00Z"}
     return json.dumps(header | fields).encode()
@@ -153,6 +157,10 @@ def test_every_step_keeps_what_must_hold(steps: list[Any]) -> None:
         assert [epoch for epoch, _ in state.history] == list(range(state.epoch + 1))
         assert state.history[-1][1] == state.release
         assert names.setdefault(state.version, state.release) == state.release
+        if state.trial is not None:
+            assert state.trial.base not in state.denied
+            assert state.trial.release != state.release
+            assert names.setdefault(state.trial.version, state.trial.release) == state.trial.release
         before = state
 
 
@@ -194,7 +202,14 @@ def test_messages_that_arrive_again_change_nothing(steps: list[Any], data: st.Da
             again.append(Entry(offset=len(again), appended_at=entry.appended_at, value=value))
     twice = run(again)[-1][0]
     ours, theirs = (
-        {**vars(state), "offset": 0, "ids": set(state.ids), "numbers": dict(state.numbers)} for state in (once, twice)
+        {
+            **vars(state),
+            "offset": 0,
+            "ids": set(state.ids),
+            "numbers": dict(state.numbers),
+            "trial": state.trial and replace(state.trial, offset=0),
+        }
+        for state in (once, twice)
     )
     assert ours == theirs
 

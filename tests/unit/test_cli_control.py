@@ -202,6 +202,59 @@ def test_commands_need_a_state_folder_that_was_used(
     assert (empty.code, "Start stream-ft up first" in empty.err) == (1, True)
 
 
+# --- trials ----------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_of_an_earlier_version_grows_and_ends(run: Run, folder: StateFolder) -> None:
+    done = run("canary", "v2.2.0", "--share", "0.1")
+    assert (done.code, done.err) == (0, "")
+    said = f"In force: v3.3.0. On trial: trial-4 (base {folder.bases[1][:12]}), canary, share 0.1."
+    assert said in done.out
+    last = messages(folder)[-1]
+    assert (last["base"], last["start_head"], last["share"]) == (folder.bases[1], folder.heads[1], 0.1)
+    assert "trial-4" in run("canary", "2", "--share", "0.5").out
+    assert messages(folder)[-1]["share"] == 0.5
+    assert "On trial: nothing." in run("canary", "--share", "0").out
+    none = run("canary", "--share", "0")
+    assert (none.code, "No trial runs" in none.err) == (2, True)
+
+
+def test_a_shadow_of_a_base_that_was_never_in_force(run: Run, folder: StateFolder) -> None:
+    folder.make(3)
+    base, head = folder.bases[3], folder.heads[3]
+    unnamed = run("shadow", base[:12])
+    assert (unnamed.code, "Give it by --head." in unnamed.err) == (2, True)
+    done = run("shadow", base[:12], "--head", head[:12], "--share", "0.25")
+    assert "shadow, share 0.25." in done.out
+    assert (messages(folder)[-1]["base"], messages(folder)[-1]["start_head"]) == (base, head)
+    assert "On trial: nothing." in run("shadow", "--share", "0").out
+
+
+@pytest.mark.parametrize("name", ["v9.2.0", "77", "f" * 64, "00000000", "yesterday", ""])
+def test_what_nothing_is_called_is_not_tried_and_what_can_be_is_listed(
+    run: Run, folder: StateFolder, name: str
+) -> None:
+    before = len(messages(folder))
+    done = run("canary", name, "--share", "0.1")
+    assert done.code == 2
+    assert "v2.2.0, v0.1.0" in done.err
+    assert len(messages(folder)) == before
+
+
+def test_what_is_in_force_denied_gone_or_too_much_is_not_tried(run: Run, folder: StateFolder) -> None:
+    in_force = run("canary", "v3.3.0", "--share", "0.1")
+    assert (in_force.code, "Can be tried: v2.2.0, v0.1.0." in in_force.err) == (1, True)
+    assert run("canary", "v2.2.0", "--share", "1.5").code == 2
+    folder.registry.delete(folder.bases[1])
+    gone = run("canary", folder.bases[1][:8], "--share", "0.1")
+    assert gone.code == 2
+    assert "is not in" in gone.err
+    assert "Can be tried: v0.1.0." in gone.err
+    run("deny", folder.bases[0][:12])
+    denied = run("shadow", "v0.1.0")
+    assert (denied.code, "None can be tried." in denied.err) == (1, True)
+
+
 # --- explain -----------------------------------------------------------------------------------------------------
 
 

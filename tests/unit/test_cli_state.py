@@ -14,7 +14,7 @@ import pytest
 import typer
 from command_line import Done, StateFolder, command
 
-from stream_ft import cli_state, doctor
+from stream_ft import cli_state, control, doctor
 from stream_ft.config import load
 from stream_ft.errors import ModelNotFoundError
 from stream_ft.lock import FolderLock
@@ -63,6 +63,16 @@ def test_status_says_when_the_next_round_comes_and_why(run: Run, folder: StateFo
     assert "0.750 over the last 60 labelled events" in text
     assert "refusal: head: worse by 3 points" in text
     assert "learn     not running" in text
+
+
+def test_status_says_what_is_on_trial(run: Run, folder: StateFolder) -> None:
+    assert json.loads(run("status", "--json").out)["trial"] is None
+    folder.make(9)
+    base, head = folder.bases[-1], folder.heads[-1]
+    folder.append(control.Canary, "operator/ann", base=base, start_head=head, share=0.1)
+    told = json.loads(run("status", "--json").out)["trial"]
+    assert (told["kind"], told["base"], told["start_head"], told["share"]) == ("canary", base, head, 0.1)
+    assert f"{told['version']} (base {base[:12]}), canary, share 0.1" in run("status").out
 
 
 def test_status_names_the_processes_that_run(run: Run, folder: StateFolder) -> None:

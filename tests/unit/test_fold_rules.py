@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stream_ft.release.fold import INITIAL, Entry, Quarantined, Release, State, Verdict, fold
+from stream_ft.release.fold import INITIAL, Entry, Quarantined, Release, State, Trial, Verdict, fold
 
 A, B, C, D = (letter * 64 for letter in "abcd")
 H0, H1, H2, H3 = (digit * 64 for digit in "0123")
@@ -335,6 +335,86 @@ def test_trials_are_for_operators_and_the_leader(promoted: State, kind: str, fie
     for issuer in (ANNA, ONE):
         assert accepted(promoted, kind, issuer, **fields).epoch == promoted.epoch
     refused(promoted, kind, TWO, **fields)
+
+
+CANARY = {"base": C, "start_head": H2, "share": 0.1}
+
+
+@pytest.fixture
+def tried(promoted: State) -> State:
+    """C is tried beside B."""
+    return accepted(promoted, "canary", **CANARY)
+
+
+def test_a_trial_is_kept_beside_what_is_in_force(promoted: State, tried: State) -> None:
+    assert tried.trial == Trial(kind="canary", base=C, start_head=H2, share=0.1, offset=3)
+    assert tried.trial.version == "trial-3"
+    assert (tried.epoch, tried.release, tried.version) == (promoted.epoch, promoted.release, promoted.version)
+
+
+def test_another_share_or_kind_leaves_the_name_another_release_does_not(tried: State) -> None:
+    for kind, share in (("canary", 0.5), ("shadow", 0.1), ("canary", 1)):
+        tried = accepted(tried, kind, **CANARY | {"share": share})
+        assert tried.trial == Trial(kind=kind, base=C, start_head=H2, share=share, offset=3)  # type: ignore[arg-type]
+    assert accepted(tried, "canary", **CANARY | {"start_head": H3}).trial.version == "trial-7"  # type: ignore[union-attr]
+
+
+def test_a_shadow_takes_every_request_unless_told(promoted: State) -> None:
+    assert accepted(promoted, "shadow", base=C, start_head=H2).trial.share == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("canary", CANARY | {"share": 0}),
+        ("shadow", {"share": 0}),
+        ("canary", {"base": D, "start_head": H0, "share": 0}),
+    ],
+)
+def test_share_0_ends_it(tried: State, kind: str, fields: dict[str, Any]) -> None:
+    assert accepted(tried, kind, **fields).trial is None
+
+
+@pytest.mark.parametrize("fields", [{}, {"base": D}, {"start_head": H0}])
+def test_a_shadow_that_names_no_release_changes_nothing(tried: State, fields: dict[str, Any]) -> None:
+    assert accepted(tried, "shadow", **fields).trial == tried.trial
+
+
+def test_a_promotion_ends_the_trial_of_its_base_and_no_other(tried: State) -> None:
+    promotion = {"start_head": H3, "parent": B, "expected_epoch": 2}
+    assert accepted(tried, "promote", ONE, base=C, **promotion).trial is None
+    for base in (B, D):
+        assert accepted(tried, "promote", ONE, base=base, **promotion).trial == tried.trial
+    assert accepted(tried, "lead", TWO, expected_epoch=2).trial == tried.trial
+
+
+def test_going_back_to_it_ends_a_trial(promoted: State) -> None:
+    state = accepted(promoted, "shadow", base=A, start_head=H0)
+    assert accepted(state, "rollback", to_epoch=0, reason="").trial is None
+    assert accepted(state, "deny", sha256=B, reason="").trial is None
+
+
+def test_a_denial_ends_it(tried: State) -> None:
+    assert accepted(tried, "deny", sha256=C, reason="").trial is None
+    assert accepted(tried, "deny", sha256=A, reason="").trial == tried.trial
+
+
+def test_a_rollback_that_leaves_its_base_ends_it(promoted: State) -> None:
+    state = accepted(promoted, "canary", base=B, start_head=H3, share=0.1)
+    assert accepted(state, "rollback", to_epoch=0, reason="").trial is None
+
+
+def test_another_head_of_the_active_base_is_tried_until_just_that_is_in_force(promoted: State) -> None:
+    state = accepted(promoted, "canary", base=B, start_head=H3, share=0.1)
+    promotion = {"base": B, "parent": B, "expected_epoch": 2}
+    assert accepted(state, "promote", ONE, start_head=H2, **promotion).trial == state.trial
+    assert accepted(state, "promote", ONE, start_head=H3, **promotion).trial is None
+
+
+def test_what_is_denied_or_in_force_is_not_tried(tried: State) -> None:
+    state = accepted(tried, "deny", sha256=A, reason="")
+    assert "denied" in refused(state, "canary", base=A, start_head=H0, share=0.1)
+    assert "in force" in refused(state, "shadow", base=B, start_head=H1)
 
 
 def test_train_now_counts_and_labels_gather_once_each(begun: State) -> None:

@@ -57,6 +57,18 @@ def test_the_last_releases_stay_and_older_ones_go(history: History) -> None:
     assert len(history.registry.list_heads()) == KEEP_RELEASES + 1, "and the genesis"
 
 
+def test_what_is_on_trial_stays_and_goes_when_the_trial_is_over(history: History) -> None:
+    base, head = history.make("challenger", "its head")
+    trial = {"base": base, "start_head": head}
+    history.say(control.Canary, LEARNER, **trial, share=0.1)
+    forget_old(history.registry, history.state)
+    assert base in history.registry.list()
+    assert head in history.registry.list_heads()
+    history.say(control.Canary, LEARNER, **trial, share=0)
+    forget_old(history.registry, history.state)
+    assert base not in history.registry.list()
+
+
 def test_fault_21_what_a_deny_would_bring_back_stays_however_many_heads_came_since(history: History) -> None:
     first = history.promote("first", "first")
     for number in range(KEEP_RELEASES + 20):

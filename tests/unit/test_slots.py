@@ -138,6 +138,75 @@ def test_forwards_and_flips_belong_to_one_thread(engine: FakeEngine) -> None:
     assert "one thread" in str(errors[0])
 
 
+# --- a challenger ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(engine: FakeEngine) -> Slots:
+    """v0 on one answers; trial-1 on two is tried beside it."""
+    slots = Slots(engine)
+    put(slots, version("v0", "one", "yes", "no"))
+    challenger = version("trial-1", "two", "a", "b")
+    slots.check(challenger)
+    slots.challenge(challenger)
+    return slots
+
+
+def test_each_slot_answers_with_its_own_base_and_head(tried: Slots, engine: FakeEngine) -> None:
+    for _ in range(2):
+        for forward, name, base_, labels in (
+            (tried.forward, "v0", "one", {"yes", "no"}),
+            (tried.forward_challenger, "trial-1", "two", {"a", "b"}),
+        ):
+            answer = forward(["hello"])[0]
+            assert (answer.version.name, answer.version.base, answer.label in labels) == (name, base_, True)
+            assert answer.embedding == engine.trial(base_, ["hello"])[0].tobytes()
+    assert engine.held == {"one", "two"}
+
+
+def test_the_engine_is_switched_only_where_the_slot_changes(tried: Slots, engine: FakeEngine) -> None:
+    engine.calls.clear()
+    for forward in (tried.forward, tried.forward, tried.forward_challenger, tried.forward_challenger, tried.forward):
+        forward(["hello"])
+    assert engine.calls == [("activate", "two"), ("activate", "one")]
+
+
+def test_without_a_challenger_the_champion_answers_its_requests(tried: Slots, engine: FakeEngine) -> None:
+    tried.challenge(None)
+    assert tried.challenger is None
+    assert tried.forward_challenger(["hello"])[0].version.name == "v0"
+    assert engine.held == {"one"}
+
+
+def test_a_challenger_that_fails_leaves_the_champion_as_it_was(tried: Slots, engine: FakeEngine) -> None:
+    tried.forward(["hello"])
+    engine.drop("two")
+    with pytest.raises(KeyError):
+        tried.forward_challenger(["hello"])
+    assert tried.forward(["hello"])[0].embedding == engine.trial("one", ["hello"])[0].tobytes()
+
+
+def test_neither_slots_base_is_forgotten(tried: Slots, engine: FakeEngine) -> None:
+    for base_ in ("one", "two"):
+        tried.forget(base_)
+    assert engine.bases == ["one", "two"]
+    tried.challenge(None)
+    tried.forget("two")
+    assert engine.bases == ["one"]
+
+
+def test_nobody_is_challenged_by_what_was_not_checked_or_prepared(tried: Slots, engine: FakeEngine) -> None:
+    with pytest.raises(RuntimeError, match="not checked"):
+        tried.challenge(version("trial-2", "two", "a"))
+    tried.challenge(None)
+    late = version("trial-3", "two", "a")
+    tried.check(late)
+    engine.drop("two")
+    with pytest.raises(KeyError):
+        tried.challenge(late)
+    assert tried.challenger is None
+
+
 class Lying:
     """A head that is wrong in one way."""
 

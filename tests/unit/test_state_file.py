@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ MESSAGES = [
     {"type": "label_add", "id": "5", "label": "换货"},
     {"type": "pin", "id": "6"},
     {"type": "train_now", "id": "7"},
+    {"type": "canary", "id": "10", "base": "c" * 64, "start_head": A, "share": 0.1},
     {"type": "dance", "id": "8"},
 ]
 
@@ -35,6 +38,7 @@ def state() -> State:
     for offset, message in enumerate(MESSAGES):
         folded, _ = fold(folded, Entry(offset=offset, appended_at=1.0, value=json.dumps(HEADER | message).encode()))
     assert (folded.epoch, len(folded.quarantines), folded.pinned, set(folded.denied)) == (3, 1, True, {B})
+    assert folded.trial is not None
     return folded
 
 
@@ -45,10 +49,21 @@ def test_a_state_comes_back_as_it_was(state: State) -> None:
 
 def test_a_state_that_came_back_goes_on(state: State) -> None:
     back = decode_state(encode_state(state))
-    entry = Entry(offset=8, appended_at=1.0, value=json.dumps(HEADER | {"type": "unpin", "id": "9"}).encode())
+    entry = Entry(
+        offset=len(MESSAGES), appended_at=1.0, value=json.dumps(HEADER | {"type": "unpin", "id": "9"}).encode()
+    )
     assert fold(back, entry) == fold(state, entry)
-    doubled = Entry(offset=8, appended_at=1.0, value=json.dumps(HEADER | MESSAGES[-1] | {"type": "pin"}).encode())
+    doubled = Entry(
+        offset=len(MESSAGES), appended_at=1.0, value=json.dumps(HEADER | MESSAGES[-1] | {"type": "pin"}).encode()
+    )
     assert not fold(back, doubled)[1].accepted
+
+
+def test_a_file_from_before_there_were_trials_is_read(state: State) -> None:
+    body = json.loads(encode_state(state).partition(b"\n")[2])
+    del body["trial"]
+    old = json.dumps(body).encode()
+    assert decode_state(sha256(old).hexdigest().encode() + b"\n" + old) == replace(state, trial=None)
 
 
 def test_damaged_bytes_are_refused_wherever_the_damage_is(state: State) -> None:

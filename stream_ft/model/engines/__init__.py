@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class Engine(Protocol):
-    """Encodes texts. ``activate``, ``encode`` and ``drop`` are called on one thread only."""
+    """Encodes texts. ``activate``, ``hold``, ``encode`` and ``drop`` are called on one thread only."""
 
     @property
     def dim(self) -> int:
@@ -40,7 +40,11 @@ class Engine(Protocol):
         ...
 
     def activate(self, name: str) -> None:
-        """Make a prepared set the one that ``encode`` uses."""
+        """Make a prepared set the one that ``encode`` uses: a few references change, so it may be done per batch."""
+        ...
+
+    def hold(self, names: Collection[str]) -> None:
+        """These sets answer: making room must not take one of them. Replaces what was held before."""
         ...
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class OnnxEngine:
         )
         self._sessions: dict[str, Any] = {}
         self._active: tuple[str, Any] = ("", self._session({}))
+        self._held: frozenset[str] = frozenset()
         self._busy = threading.Lock()
         self._prove(folder)
 
@@ -77,7 +78,8 @@ class OnnxEngine:
     def prepare(self, name: str, files: dict[str, bytes]) -> None:
         """Build and check the session of base ``name``; on any thread, the active one is not touched.
 
-        Where two are resident already, the one that is not active makes room.
+        Where two are resident already, one that does not answer makes room. While a challenger answers beside the
+        champion, there is a third until :meth:`hold` says which two answer from now on.
 
         Raises:
             ArtifactError: with the check that failed.
@@ -91,9 +93,7 @@ class OnnxEngine:
             pretrained=self._weights,
             base_sha256=self._base.sha256,
         )
-        for other in list(self._sessions):
-            if len(self._sessions) >= RESIDENT and other != self._active[0]:
-                del self._sessions[other]
+        self._make_room(RESIDENT - 1)
         self._sessions[name] = self._session(changed)
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
@@ -113,6 +113,11 @@ class OnnxEngine:
         with self._alone():
             self._active = (name, self._sessions[name])
 
+    def hold(self, names: Collection[str]) -> None:
+        """Keep the sessions of these bases; of the others, as many of the newest as there is room for."""
+        self._held = frozenset(names)
+        self._make_room(RESIDENT)
+
     def drop(self, name: str) -> None:
         """Forget a prepared session; the active one stays in force until another is activated."""
         self._sessions.pop(name, None)
@@ -121,6 +126,11 @@ class OnnxEngine:
         """Embeddings ``[B, dim]`` under the active session, fp16: as the served head reads them."""
         with self._alone():
             return self._encoded(self._active[1], texts)
+
+    def _make_room(self, most: int) -> None:
+        for other in list(self._sessions):
+            if len(self._sessions) > most and other not in self._held and other != self._active[0]:
+                self._sessions.pop(other, None)
 
     def _encoded(self, session: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         result = np.zeros((len(texts), self.dim), np.float16)

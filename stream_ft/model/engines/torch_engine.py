@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,6 +135,9 @@ class TorchEngine:
             for key, value in wanted.items():
                 self._live[key].data = value
             self._active = wanted
+
+    def hold(self, names: Collection[str]) -> None:
+        """Nothing to do: no set is ever dropped to make room."""
 
     def drop(self, name: str) -> None:
         """Forget a prepared set; the active one stays in force until another is activated."""
