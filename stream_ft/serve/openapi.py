@@ -17,7 +17,7 @@ from stream_ft import __version__
 from stream_ft.events import SCHEMA_VERSION, Correction, Identifier, LabelName, Text
 from stream_ft.serve import protocol, replies
 from stream_ft.serve.catalogue import DEFAULT_LIMIT
-from stream_ft.serve.inference import VERSION_HEADER, PlainRequest
+from stream_ft.serve.inference import KEY_HEADER, VERSION_HEADER, PlainRequest
 from stream_ft.serve.intake import MOST_EVENTS
 
 Source = Annotated[str, Meta(max_length=200, description="Who says it: a person or a system.")]
@@ -89,6 +89,14 @@ LIMIT = {
 }
 BODY = (400, 408, 413)
 ANSWER = (422, 429, 500, 503, 504)
+
+
+KEY: dict[str, Any] = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "description": "A user or a session: while a canary runs, the same key is always dealt the same version.",
+    "schema": {"type": "string"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +277,8 @@ def _operation(method: str, path: str, known: Operation, schemas: list[tuple[Any
         "summary": known.summary,
         "responses": dict(sorted(_responses(method, known, schemas))),
     }
+    if known.names_version:
+        parameters.append(KEY)
     if parameters or known.query:
         described["parameters"] = [*parameters, *known.query]
     if known.takes is not None:
