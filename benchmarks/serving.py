@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +251,9 @@ def _http(
     adapter = str(scratch / "adapter")
     commands = [["served.py", str(scratch / "state"), adapter, str(ports["stream_ft"])]]
     commands += [["litserved.py", kind, adapter, str(ports[f"litserve_{kind}"])] for kind in ("torch", "onnx")]
-    processes = [subprocess.Popen([sys.executable, str(HERE / name), *rest]) for name, *rest in commands]
+    processes = [
+        subprocess.Popen([sys.executable, str(HERE / name), *rest], start_new_session=True) for name, *rest in commands
+    ]
     try:
         for port in ports.values():
             wait_ready(port, texts[0])
@@ -262,9 +266,9 @@ def _http(
                 if turn:
                     speeds[arm].append(speed)
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
+        for process in processes:  # LitServe's workers outlive a SIGTERM to their parent
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     against = {name: ratio(speeds["stream_ft"], speeds[name]) for name in ("litserve_torch", "litserve_onnx")}
     return {

@@ -245,7 +245,6 @@ class Operator(threading.Thread):
         # Each promotion is a base of its own: what the engine may have kept must not be what is measured.
         files["note.json"] = json.dumps({"promotion": time.time_ns()}).encode()
         if step == "wrong base":
-            files["adapter_config.json"] = files["adapter_config.json"]
             name, head_name = self._of_another_model(files, head)
         elif step == "not a number":
             tensors = load(files["adapter_model.safetensors"])
