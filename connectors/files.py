@@ -197,7 +197,10 @@ def _table(path: Path) -> _Table:
             if line.strip()
         ]
         return _Table(path=path, rows=rows, keys=None)
-    return _Table(path=path, rows=_csv_rows(path, text, _separator(text)), keys=None)
+    rows = _csv_rows(path, text, _separator(text))
+    if not rows:  # nothing but separators and empty quotes
+        raise ConfigError(f"{path} has no text in any column.", "Give a file with at least one labelled text.")
+    return _Table(path=path, rows=rows, keys=None)
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:

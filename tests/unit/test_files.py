@@ -206,6 +206,14 @@ def test_arbitrary_bytes_are_rows_or_a_clear_error(
             assert read()
 
 
+@pytest.mark.parametrize("content", [b'""', b",", b'"";""\n,\n', b'" "'])
+def test_a_file_of_empty_cells_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path, "a.csv", content)
+    for read in (lambda: read_rows(path, text_column="0", label_column="1"), lambda: guess_columns(path)):
+        with pytest.raises(ConfigError):
+            read()
+
+
 def test_a_text_longer_than_the_csv_module_allows_is_read(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = written(tmp_path, "long.csv", "text,label\n" + f"short,a\n{'long ' * 60_000},b\n")
