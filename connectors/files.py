@@ -224,13 +224,16 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str
 
 def _separator(text: str) -> str:
     """The separator that divides all of the first lines into the same number of columns, the most; else a comma."""
-    lines = text[:LOOKED_AT_CHARACTERS].split("\n")
+    lines = list(io.StringIO(text[:LOOKED_AT_CHARACTERS], newline=""))  # ends of lines as csv sees them, a bare \r too
     if len(text) > LOOKED_AT_CHARACTERS and len(lines) > 1:
         lines.pop()  # cut off: its columns are not all there
     lines = [line for line in lines[:20] if line.strip()]
     best, columns = ",", 1
     for separator in ",;\t|":
-        widths = {len(cells) for cells in csv.reader(lines, delimiter=separator)}
+        try:
+            widths = {len(cells) for cells in csv.reader(lines, delimiter=separator)}
+        except csv.Error:  # it divides nothing; what is wrong with the file is said when it is read
+            continue
         if len(widths) == 1 and (width := widths.pop()) > columns:
             best, columns = separator, width
     return best

@@ -195,8 +195,14 @@ def test_public_files(name: str, columns: tuple[str, str], count: int, classes: 
     assert (len(rows), len({row.label for row in rows})) == (count, classes)
 
 
-@settings(max_examples=100, deadline=None)
-@given(content=st.binary(max_size=200), name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a"]))
+PUNCTUATION = '",;|\t\r\n ab[]{}:0'
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.binary(max_size=200) | st.text(PUNCTUATION, max_size=40).map(str.encode),
+    name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a"]),
+)
 def test_arbitrary_bytes_are_rows_or_a_clear_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:
@@ -204,6 +210,13 @@ def test_arbitrary_bytes_are_rows_or_a_clear_error(
     for read in (lambda: read_rows(path, text_column="0", label_column="1"), lambda: guess_columns(path)):
         with contextlib.suppress(ConfigError):
             assert read()
+
+
+def test_lines_may_end_as_on_old_macs(tmp_path: Path) -> None:
+    path = written(tmp_path, "mac.csv", b"text;label\rone;a\rtwo;b\r")
+    assert [(row.text, row.label) for row in read_rows(path, text_column="text", label_column="label")] == [
+        ("one", "a"), ("two", "b")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [b'""', b",", b'"";""\n,\n', b'" "'])
