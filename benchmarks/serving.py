@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,23 +49,30 @@ def main() -> None:
     rounds, singles, batches = (2, 40, 2) if bench.quick else (6, 120, 8)
     base = resolve(MINILM)
     with tempfile.TemporaryDirectory() as scratch:
-        files = lora(base, Path(scratch) / "adapter", seed=bench.seed)
-        plain = merged(base, Path(scratch) / "adapter")
         cache = Settings().cache_path()
-        engines: dict[str, Engine] = {
-            kind: open_engine(base, cache=cache, kind=kind, device="cpu") for kind in ("onnx", "torch")
-        }
         tokenizer = Tokenizer(base.path, 128)
         texts = [text for text, _ in banking77("test")]
-        head = head_of(next(iter(engines.values())).dim)
+        # All that torch computes here is computed on one thread: a second thread that ever ran a forward has OpenMP
+        # workers of its own, and small forwards take half as long again as long as there are more workers than cores.
+        torch_thread = ThreadPoolExecutor(1)
+        files = torch_thread.submit(lora, base, Path(scratch) / "adapter", seed=bench.seed).result()
+        plain = torch_thread.submit(merged, base, Path(scratch) / "adapter").result()
+        threads = torch_thread.submit(_best_threads, plain, tokenizer, texts[:60]).result()
+        engines: dict[str, Engine] = {
+            "onnx": open_engine(base, cache=cache, kind="onnx", device="cpu", shared_pool=True),
+            "torch": open_engine(base, cache=cache, kind="torch", device="cpu", threads=threads["single"]),
+        }
+        head = head_of(engines["onnx"].dim)
         for engine in engines.values():
             engine.prepare("lora", files)
             engine.activate("lora")
-        _same(engines, plain, tokenizer, texts[:50])
-        threads = _best_threads(plain, tokenizer, texts[:60])
-        result: dict[str, Any] = {"raw_torch_threads": threads, "engines": {}}
-        single = _singles(engines, plain, tokenizer, texts, threads["single"], rounds, singles)
+        torch_thread.submit(_same, engines, plain, tokenizer, texts[:50]).result()
+        single = torch_thread.submit(
+            _singles, engines, plain, tokenizer, texts, threads["single"], rounds, singles
+        ).result()
+        torch_thread.shutdown()  # its workers end with it
         flow = asyncio.run(_flow(engines, head, plain, tokenizer, texts, threads["batch"], rounds, batches * BATCH))
+        result: dict[str, Any] = {"raw_torch_threads": threads, "engines": {}}
         for kind, engine in engines.items():
             result["engines"][kind] = {
                 **_ways(engine),
@@ -212,12 +220,17 @@ async def _flow(
     found: dict[str, list[float]] = {arm: [] for arm in ("raw", *engines)}
     for turn in range(rounds + 1):
         part = [texts[i % len(texts)] for i in range(turn * count, (turn + 1) * count)]
-        torch.set_num_threads(raw_threads)
-        begun = time.perf_counter()
-        for start in range(0, len(part), BATCH):
-            _raw_batch(plain, [ids[text] for text in part[start : start + BATCH]], tokenizer.pad_id)
+
+        def raw(part: list[str] = part) -> float:
+            torch.set_num_threads(raw_threads)
+            begun = time.perf_counter()
+            for start in range(0, len(part), BATCH):
+                _raw_batch(plain, [ids[text] for text in part[start : start + BATCH]], tokenizer.pad_id)
+            return len(part) / (time.perf_counter() - begun)
+
+        speed = batchers["torch"].between(raw).result()
         if turn:
-            found["raw"].append(len(part) / (time.perf_counter() - begun))
+            found["raw"].append(speed)
         for kind, batcher in batchers.items():
             engine = engines[kind]
             torch.set_num_threads(engine.threads if isinstance(engine, TorchEngine) else 1)
@@ -252,17 +265,26 @@ def _http(
     commands = [["served.py", str(scratch / "state"), adapter, str(ports["stream_ft"])]]
     commands += [["litserved.py", kind, adapter, str(ports[f"litserve_{kind}"])] for kind in ("torch", "onnx")]
     processes = [
-        subprocess.Popen([sys.executable, str(HERE / name), *rest], start_new_session=True) for name, *rest in commands
+        subprocess.Popen(
+            [sys.executable, str(HERE / name), *rest],
+            start_new_session=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # as the command line does for its processes
+        )
+        for name, *rest in commands
     ]
     try:
         for port in ports.values():
             wait_ready(port, texts[0])
+        for process in processes:
+            os.killpg(process.pid, signal.SIGSTOP)
         speeds: dict[str, list[float]] = {arm: [] for arm in ports}
         endless = itertools.cycle(texts)
         for turn in range(rounds + 1):
             part = list(itertools.islice(endless, count if turn else 100))
-            for arm, port in ports.items():
+            for (arm, port), process in zip(ports.items(), processes, strict=True):
+                os.killpg(process.pid, signal.SIGCONT)
                 speed = closed_loop(port, part, CLIENTS)
+                os.killpg(process.pid, signal.SIGSTOP)  # a server that waits may poll, at the cost of the one measured
                 if turn:
                     speeds[arm].append(speed)
     finally:

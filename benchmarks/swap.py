@@ -28,6 +28,7 @@ from adapter import lora, merged
 from common import Benchmark, banking77
 from safetensors.numpy import load, save
 from served import promote, release
+from threadpoolctl import threadpool_limits
 
 from stream_ft import control, metrics
 from stream_ft.clock import SystemClock
@@ -42,7 +43,7 @@ from stream_ft.release.registry import Registry
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed
 from stream_ft.serve.follow import Failure, Follower
-from stream_ft.serve.slots import Answer, Slots
+from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis
 
@@ -84,9 +85,9 @@ class Watched(Follower):
 
     swaps: list[Swap]
 
-    def _load(self, wanted: Listed) -> Failure | None:
+    def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
         begun = time.perf_counter()
-        failure = super()._load(wanted)
+        failure = super()._load(wanted, put=put)
         self.swaps.append(Swap(begun=begun, ended=time.perf_counter(), step="" if failure is None else failure.step))
         return failure
 
@@ -116,7 +117,7 @@ class Served:
 
 def open_parts(folder: Path, base: BaseFolder) -> Served:
     """As the serving process puts them together."""
-    engine = open_engine(base, cache=Settings().cache_path(), device="cpu")
+    engine = open_engine(base, cache=Settings().cache_path(), device="cpu", shared_pool=True)
     registry = Registry(folder / "registry")
     log = LocalLog(folder, writes=["serve"])
     genesis.ensure(log, registry, base, model=MODEL, dim=engine.dim, now=time.time())
@@ -438,6 +439,7 @@ BASES: list[dict[str, bytes]] = []
 def main() -> None:
     """Measure and report."""
     bench = Benchmark("swap")
+    threadpool_limits(1, user_api="blas")  # as the command line does for its processes
     good, failing, grow, calm_s = (40, 8, 10, 10) if bench.quick else (1_000, 200, 10, 120)
     base = resolve(MINILM)
     texts = [text for text, _ in banking77("test")]

@@ -63,7 +63,7 @@ def effective(
     if shared := sorted(set(result) & set(tied)):
         raise ArtifactError("keys", f"The base changes {shared[0]}, which shares its memory with another tensor.")
     for name, value in result.items():
-        if not np.isfinite(value).all() or np.abs(value).max(initial=0) > _MOST:
+        if value.size and not max(value.max(), -value.min()) <= _MOST:  # a NaN is the greatest and the least of all
             raise ArtifactError("finite", f"The tensor {name} holds values that are not finite.")
     return result
 
@@ -147,10 +147,11 @@ def _merged(
         if a.shape != (rank, columns) or b.shape != (rows, rank):
             raise ArtifactError("shapes", f"The adapter of {module} has the shapes {a.shape} and {b.shape}.")
         with np.errstate(over="ignore", invalid="ignore"):
-            delta = (b @ a) * np.float32(scaling)
+            delta = b @ (a * np.float32(scaling))
             weight = pretrained(module + ".weight")
-            merged = weight + (delta.T if config.get("fan_in_fan_out") else delta)
-        result[module + ".weight"] = np.ascontiguousarray(merged, dtype=np.float32)
+            merged = delta.T if config.get("fan_in_fan_out") else delta
+            merged += weight
+        result[module + ".weight"] = np.ascontiguousarray(merged)
     return result
 
 

@@ -27,6 +27,7 @@ from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Clock, EventLog, Outgoing
+from stream_ft.priority import give_way
 from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, fold
 from stream_ft.serve.batcher import Batcher
@@ -205,6 +206,7 @@ class Follower:
         return self._first.wait(timeout_s)
 
     def _run(self) -> None:
+        give_way()  # a version is prepared with what the forwards leave
         while not self._stop.wait(POLL_S):
             try:
                 self.step()

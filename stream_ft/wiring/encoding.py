@@ -8,13 +8,14 @@ from stream_ft.model.engines import Engine
 from stream_ft.model.engines.choose import open_engine as chosen_engine
 
 
-def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = None) -> Engine:
+def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = None, serving: bool = False) -> Engine:
     """As ``model.engine``, ``model.threads`` and ``model.device`` say.
 
     Args:
         settings: of the process.
         base: the pretrained model.
         threads: take so many, and measure nothing: the same everywhere, as a simulation must be.
+        serving: versions are prepared beside forwards that must not feel it.
 
     Raises:
         ConfigError: what the settings ask for cannot be had.
@@ -27,4 +28,5 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
         device=settings.model.device,
         cache=settings.cache_path(),
         measured=threads is None,
+        shared_pool=serving,
     )

@@ -102,7 +102,7 @@ class Service:
         clock = SystemClock()
         model = settings.model.name
         base = resolve(settings.model.base)
-        engine = encoding.open_engine(settings, base)
+        engine = encoding.open_engine(settings, base, serving=True)
         registry = Registry(state / "registry")
         try:
             genesis.ensure(event_log, registry, base, model=model, dim=engine.dim, now=clock.now())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -331,3 +333,58 @@ def test_an_export_that_fails_leaves_nothing(base: BaseFolder, tmp_path: Path, m
     with pytest.raises(ExportError):
         export(base, tmp_path / "graphs" / "one")
     assert list((tmp_path / "graphs").iterdir()) == []
+
+
+SHARED = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from stream_ft.model.base import BaseFolder
+from stream_ft.model.engines.onnx_engine import OnnxEngine, share_pool
+from stream_ft.priority import give_way
+
+share_pool(2)
+share_pool(2)  # again: nothing happens
+try:
+    share_pool(3)
+except RuntimeError as error:
+    print(error)
+def threads():
+    return {int(n): os.getpriority(os.PRIO_PROCESS, int(n)) for n in os.listdir("/proc/self/task")}
+base = BaseFolder(name=sys.argv[1], path=Path(sys.argv[2]), sha256=sys.argv[3])
+engine = OnnxEngine(base, Path(sys.argv[4]), max_tokens=32, threads=2, spinning=True)
+before = threads()
+files = {"tensors.safetensors": Path(sys.argv[5]).read_bytes()}
+def prepare():
+    give_way()
+    engine.prepare("v", files)
+    engine.trial("v", ["hello"])
+    print(len(set(threads()) - set(before)), max(before.values()))
+thread = threading.Thread(target=prepare)
+thread.start()
+thread.join()
+engine.activate("v")
+np.save(sys.argv[6], engine.encode(["hello", "where is my parcel"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux only")
+def test_on_a_shared_pool_no_version_brings_threads_of_its_own(
+    base: BaseFolder, graph: Path, engine: OnnxEngine, tmp_path: Path
+) -> None:
+    files = disturbed(base)
+    (tmp_path / "v").write_bytes(files[TENSORS])
+    arguments = [base.name, str(base.path), base.sha256, str(graph), str(tmp_path / "v"), str(tmp_path / "found.npy")]
+    ran = subprocess.run([sys.executable, "-c", SHARED, *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    said, counts = ran.stdout.splitlines()
+    assert "share 2 threads already" in said
+    new, highest = (int(n) for n in counts.split())
+    assert (new, highest) == (1, 0), "only the thread that prepares is new, and none that was there gives way"
+    engine.prepare("v", files)
+    engine.activate("v")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy").astype(np.float32),
+        engine.encode(["hello", "where is my parcel"]).astype(np.float32),
+        atol=2e-3,
+    )

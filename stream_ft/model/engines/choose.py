@@ -67,6 +67,7 @@ def open_engine(
     threads: int = 0,
     device: str = "auto",
     measured: bool = True,
+    shared_pool: bool = False,
 ) -> Engine:
     """An engine for an encoder.
 
@@ -78,6 +79,8 @@ def open_engine(
         threads: of a forward; 0 takes what was measured to be best.
         device: of torch; ``onnx`` runs on the CPU.
         measured: false takes ONNX without measuring, and one thread, so that a run can be repeated elsewhere.
+        shared_pool: versions are prepared on a thread that gives way to forwards; see
+            :func:`~stream_ft.model.engines.onnx_engine.share_pool`. Only before any other engine of this process.
 
     Raises:
         ConfigError: ``onnx`` was asked for and cannot be had, or there is no such device.
@@ -103,8 +106,10 @@ def open_engine(
         return _torch(base, max_tokens, max(threads, 1), device)
     if choice.engine == "torch":
         return _torch(base, max_tokens, choice.threads, device)
-    from stream_ft.model.engines.onnx_engine import OnnxEngine
+    from stream_ft.model.engines.onnx_engine import OnnxEngine, share_pool
 
+    if shared_pool and (choice.spinning or choice.threads == 1):  # the threads of a shared pool spin
+        share_pool(choice.threads)
     try:
         return OnnxEngine(base, folder, max_tokens=max_tokens, threads=choice.threads, spinning=choice.spinning)
     except ArtifactError as error:
@@ -129,7 +134,7 @@ def _places(base: BaseFolder, cache: Path) -> tuple[Path, Path]:
 
 
 def _measured(base: BaseFolder, cache: Path, kind: Kind, threads: int) -> Path:
-    return cache / "measured" / f"{base.sha256[:24]}-{_machine()}-{kind}-{threads}.json"
+    return cache / "measured" / f"2-{base.sha256[:24]}-{_machine()}-{kind}-{threads}.json"
 
 
 def graph_folder(base: BaseFolder, cache: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,29 @@ TOLERANCE = 1e-3
 BATCH_TOKENS = 128
 """Most tokens in one forward: on a CPU a larger batch gains nothing, and padding costs."""
 
+_pool: int | None = None
+
+
+def share_pool(threads: int) -> None:
+    """Run the forwards of all sessions of this process on one pool of spinning threads, for good.
+
+    Otherwise each session starts threads of its own, which inherit the niceness of whoever builds it: a version that is
+    prepared by a thread that gives way to others would be served by such threads. And there are fewer threads.
+
+    Args:
+        threads: of a forward, the one that calls included.
+
+    Raises:
+        RuntimeError: there are sessions already, or another number was given before.
+    """
+    global _pool
+    if _pool == threads:
+        return
+    if _pool is not None:
+        raise RuntimeError(f"the forwards of this process share {_pool} threads already")
+    ort.set_global_thread_pool_sizes(threads, 1)
+    _pool = threads
+
 
 class OnnxEngine:
     """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared sessions.
@@ -39,7 +63,7 @@ class OnnxEngine:
         folder: what :mod:`stream_ft.model.export` wrote for it.
         max_tokens: inputs are cut to this many tokens.
         threads: of a forward.
-        spinning: whether idle threads of a forward wait busily: faster alone, costly in company.
+        spinning: whether idle threads of a forward wait busily for its next piece: faster alone, costly in company.
 
     Raises:
         ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
@@ -60,6 +84,9 @@ class OnnxEngine:
         self.tokenizer: Tokenizer | PlainTokenizer = (
             Tokenizer(base.path, max_tokens) if facts is None else PlainTokenizer(base.path, facts, max_tokens)
         )
+        # Threads inherit the niceness of the one that starts them, and whoever prepares a version may give way to
+        # others; but the threads of a session run its forwards. So they are started from here.
+        self._builder = ThreadPoolExecutor(1, thread_name_prefix="build")
         self._sessions: dict[str, Any] = {}
         self._active: tuple[str, Any] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
@@ -142,11 +169,21 @@ class OnnxEngine:
         return result
 
     def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
+        if _pool is not None or self.threads == 1:
+            return self._built(changed)
+        return self._builder.submit(self._built, changed).result()
+
+    def _built(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        if _pool is None:
+            options.intra_op_num_threads = self.threads
+            options.inter_op_num_threads = 1
+            options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        else:
+            options.use_per_session_threads = False
+        # Threads wait busily for the next piece of a forward, but not for the next forward.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         names, values = [], []
         for name, value in changed.items():
             place = self._map.places.get(name)

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -116,11 +117,18 @@ class TorchEngine:
             KeyError: the set was not prepared, or was dropped.
         """
         wanted = self._sets[name]
-        twin = _twin(self._module)
-        live = live_tensors(twin)
-        for key, pretrained in self._pretrained.items():
-            live[key].data = wanted.get(key, pretrained)
-        return self._encoded(self._states(twin), texts)
+
+        def encoded() -> npt.NDArray[np.float16]:
+            twin = _twin(self._module)
+            live = live_tensors(twin)
+            for key, pretrained in self._pretrained.items():
+                live[key].data = wanted.get(key, pretrained)
+            return self._encoded(self._states(twin), texts)
+
+        # Every thread that computes with torch keeps OpenMP workers of its own until it ends, and where there are more
+        # of them than cores, all wait for each other more slowly: forwards of one text take half as long again.
+        with ThreadPoolExecutor(1, thread_name_prefix="trial") as passing:
+            return passing.submit(encoded).result()
 
     def activate(self, name: str) -> None:
         """Point the live tensors at a prepared set.
