@@ -79,9 +79,37 @@ class LearnSettings(Section):
 
     name: str = "learner-1"
     """Under which it leads on the control log."""
+    reads: Literal["published", "ingested"] = "published"
+    """The topics that applications publish to, or the one that `ingest` workers write."""
     host: str = "127.0.0.1"
     port: int = Field(default=8081, ge=0, le=65535)
     """Port of ``/livez``, ``/readyz`` and ``/metrics``; 0 takes a free one."""
+
+
+class IngestSettings(Section):
+    """What becomes of an event before it is stored, in `learn` or in `ingest` workers before it."""
+
+    redact: bool = False
+    """Personal data in texts is replaced by its kind before anything is stored or trained on."""
+    redact_kinds: str = "email,iban,card,us_ssn,ip,phone"
+    """Kinds that are replaced, with commas between them."""
+    phone_region: str = ""
+    """Two letters: telephone numbers as they are written there are found too, not only those that begin with `+`."""
+
+    @field_validator("redact_kinds")
+    @classmethod
+    def _kinds_are_kinds(cls, value: str) -> str:
+        kinds = {"email", "iban", "card", "us_ssn", "ip", "phone"}
+        if unknown := sorted({kind.strip() for kind in value.split(",") if kind.strip()} - kinds):
+            raise ValueError(f"there is no kind {', '.join(unknown)}; there are {', '.join(sorted(kinds))}")
+        return value
+
+    @field_validator("phone_region")
+    @classmethod
+    def _region_is_two_letters(cls, value: str) -> str:
+        if not re.fullmatch(r"([A-Z]{2})?", value):
+            raise ValueError("must be two capital letters, like US, or empty")
+        return value
 
 
 class ReplaySettings(Section):
@@ -200,6 +228,7 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
     learn: LearnSettings = Field(default_factory=LearnSettings)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)

@@ -22,7 +22,7 @@ EVENT_KINDS = ("prediction", "feedback", "labelled", "duplicate", "orphan")
 DEAD_LETTERS = (
     "invalid_json", "invalid_utf8", "not_an_object", "unknown_type", "unknown_schema_version", "missing_field",
     "wrong_type", "invalid_field", "too_long", "empty_text", "not_allowed_here", "bad_embedding", "bad_time", "too_old",
-    "conflict", "identity_conflict", "orphan", "new_label", "invalid_event", "cloudevents",
+    "conflict", "identity_conflict", "orphan", "new_label", "invalid_event", "cloudevents", "invalid_original",
 )  # fmt: skip
 ROUND_KINDS = ("head", "lora", "partial", "full", "scratch")
 VERDICTS = ("accepted", "refused", "failed", "overtaken")

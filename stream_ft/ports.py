@@ -10,6 +10,18 @@ from msgspec import Struct
 Headers = tuple[tuple[str, bytes], ...]
 
 
+class Original(Struct, frozen=True, kw_only=True):
+    """Where a record lay before it was forwarded to another topic, so that it is known however often it comes."""
+
+    topic: str
+    partition: int
+    offset: int
+    appended_at: float
+    """Append time of the original: when its publisher was told that it is there."""
+    digest: bytes
+    """16 bytes that stand for the bytes of the original: see :func:`stream_ft.original.digest_of`."""
+
+
 class Record(Struct, frozen=True, kw_only=True):
     """One entry of an event log, as it lies there."""
 
@@ -21,6 +33,8 @@ class Record(Struct, frozen=True, kw_only=True):
     headers: Headers = ()
     appended_at: float = 0.0
     """Append time, seconds since the epoch: given by the log, not by the publisher."""
+    original: Original | None = None
+    """Set when the record was forwarded; then ``appended_at`` is that of the original."""
 
 
 class Outgoing(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Bytes to a typed event, or to the reason why not. Pure: never raises, whatever the bytes.
 
-Accepted are plain JSON objects and CloudEvents 1.0 in Kafka's binary mode (the body is the event, ``ce_id``,
-``ce_source``, ``ce_time`` and ``ce_type`` stand in headers and fill what the body leaves out).
+Accepted are plain JSON objects and CloudEvents 1.0, in binary and in structured mode: see
+:mod:`stream_ft.ingest.cloudevents`. What the envelope says (id, source, time, type) fills what the event leaves out.
 
 Shorthands: ``{"prediction_id": ..., "label": "x"}`` is feedback that corrects, ``{"input": ..., "label": "x"}`` a
 labelled event.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -30,6 +29,7 @@ from stream_ft.events import (
     SpanCorrection,
     TextCorrection,
 )
+from stream_ft.ingest import cloudevents
 from stream_ft.ingest.texts import blank, half_pair
 from stream_ft.ports import Headers, Record
 from stream_ft.topics import kind_of
@@ -68,14 +68,15 @@ def parse(record: Record, *, now: float) -> Event | Reject:
         return _parse(record, record.appended_at if record.appended_at > 0 else now)
     except _Refused as refused:
         return refused.reject
+    except cloudevents.EnvelopeError as error:
+        return Reject(stage="decode", reason=error.reason, detail=error.detail)
 
 
 def _parse(record: Record, appended_at: float) -> Event:
     topic_kind = kind_of(record.topic)
     if topic_kind in _OURS:
         raise _Refused("not_allowed_here", f"Events are not taken from the {topic_kind} topic.")
-    body = _decode(record.value)
-    ce = _cloudevent(record.headers)
+    body, ce = _opened(record.value, record.headers)
     kind = _kind(body, ce, topic_kind)
     _check_schema_version(body)
     fields = {name: value for name, value in body.items() if name != "type"}
@@ -90,6 +91,22 @@ def _parse(record: Record, appended_at: float) -> Event:
         fields["time"] = appended_at
     event = _convert(fields, _TYPES[kind])
     return _check(event, appended_at)
+
+
+def _opened(value: bytes, headers: Headers) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The event, and what its envelope says of it."""
+    media = cloudevents.media_type(headers)
+    if media.startswith(cloudevents.BATCHED):
+        raise _Refused("cloudevents", "A batch of CloudEvents is not read: one record is one event.", "decode")
+    body = _decode(value)
+    if not cloudevents.is_structured(body, media):
+        return body, cloudevents.binary(headers)
+    said, data = cloudevents.structured(body)
+    if isinstance(data, bytes):
+        data = _decode(data)
+    if not isinstance(data, dict):
+        raise _Refused("not_an_object", "The data of a CloudEvent is a JSON object.", "decode")
+    return data, said
 
 
 def _decode(value: bytes) -> dict[str, Any]:
@@ -111,41 +128,10 @@ def _decode(value: bytes) -> dict[str, Any]:
     return body
 
 
-def _cloudevent(headers: Headers) -> dict[str, Any]:
-    """What the CloudEvents headers say, by our names; empty if there are none."""
-    found: dict[str, str] = {}
-    for name, raw in headers:
-        if not name.lower().startswith("ce_"):
-            continue
-        try:
-            found[name.lower()[3:]] = raw.decode()
-        except UnicodeDecodeError:
-            raise _Refused("cloudevents", f"Header {name.lower()[:40]} is not UTF-8.", "decode") from None
-    if not found:
-        return {}
-    if not found.get("specversion", "1.0").startswith("1."):
-        raise _Refused("cloudevents", "Only CloudEvents 1.x are read.", "decode")
-    result: dict[str, Any] = {name: found[name] for name in ("id", "source") if found.get(name)}
-    if "time" in found:
-        result["time"] = _rfc3339(found["time"])
-    suffix = found.get("type", "").rpartition(".")[2]
-    if suffix in _TYPES:
-        result["type"] = suffix
-    return result
-
-
-def _rfc3339(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise _Refused("bad_time", "ce_time is not an RFC 3339 time.", "decode") from None
-    if moment.tzinfo is None:
-        raise _Refused("bad_time", "ce_time has no time zone.", "decode")
-    return moment.timestamp()
-
-
 def _kind(body: dict[str, Any], ce: dict[str, Any], topic_kind: str) -> str:
-    kind = body.get("type", ce.get("type"))
+    said = ce.get("type")
+    # A publisher may name its types as it likes; what we do not know leaves it to the topic and the fields.
+    kind = body.get("type", said if said in _TYPES else None)
     only = _ONLY.get(topic_kind)
     if kind is None:
         kind = only or _guess(body)

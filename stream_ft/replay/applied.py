@@ -47,6 +47,8 @@ class Applied(Struct, frozen=True, kw_only=True):
     """Dead letters, those included that had waited until now."""
     orphans: int
     """Feedback that began to wait for its prediction."""
+    kinds: dict[str, int] = {}
+    """Events taken in by kind (``prediction``, ``feedback``, ``labelled``), without duplicates and what was refused."""
     ratings: list[float] = []
     """Numbers that users gave to answers. They are counted, never learned from."""
 

@@ -2,8 +2,8 @@
 
 "Applied once" is promised under exactly this rule: an event with an id is known by ``(source, id)`` for the horizon;
 one that by its own time is older than that when it is appended is refused; one without an id is known by its place on
-the log. The horizon counts in append time, and has passed once a whole window of records says so: see
-:mod:`stream_ft.replay.watermark`.
+the log: by its offset, or, where ingest forwarded it, by the place where it lay before. The horizon counts in append
+time, and has passed once a whole window of records says so: see :mod:`stream_ft.replay.watermark`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 from stream_ft.events import Event
+from stream_ft.ports import Record
 
 DAY = 86_400.0
 _CHUNK = 500
@@ -26,9 +27,22 @@ def name_of(event: Event) -> bytes | None:
     return hashlib.blake2b(len(source).to_bytes(4, "big") + source + id, digest_size=16).digest()
 
 
-def digest_of(value: bytes) -> bytes:
-    """16 bytes that stand for an event's bytes."""
-    return hashlib.blake2b(value, digest_size=16).digest()
+def name_of_place(topic: str, partition: int, offset: int) -> bytes:
+    """16 bytes that stand for the place of an event without an id, whichever topic it was read from."""
+    # No source is this long, so no event with an id has this name.
+    place = b"\xff\xff\xff\xff" + place_text(topic, partition, offset).encode()
+    return hashlib.blake2b(place, digest_size=16).digest()
+
+
+def place_text(topic: str, partition: int, offset: int) -> str:
+    """A place as one string; in the order of offsets."""
+    return f"{topic}/{partition}/{offset:020d}"
+
+
+def place_of(record: Record) -> tuple[str, int, int]:
+    """Topic, partition and offset at which the publisher's event lay."""
+    place = record.original or record
+    return place.topic, place.partition, place.offset
 
 
 class Identities:
@@ -48,8 +62,8 @@ class Identities:
                 found.update(self._db.execute(f"SELECT name, digest FROM ids_{day} WHERE name IN ({marks})", chunk))
         return found
 
-    def add(self, name: bytes, digest: bytes, event: Event, appended_at: float) -> None:
-        """Remember an event that was applied."""
+    def add(self, name: bytes, digest: bytes, *, source: str, id: str, appended_at: float) -> None:
+        """Remember an event that was taken; the place stands for the id of one that has none."""
         day = max(0, int(appended_at // DAY))
         if day not in self._days:
             self._db.execute(
@@ -58,7 +72,7 @@ class Identities:
             )
             self._db.execute("INSERT INTO days VALUES(?)", (day,))
             self._days = sorted([*self._days, day], reverse=True)
-        self._db.execute(f"INSERT INTO ids_{day} VALUES(?,?,?,?)", (name, digest, event.source, event.id))
+        self._db.execute(f"INSERT INTO ids_{day} VALUES(?,?,?,?)", (name, digest, source, id))
 
     def expire(self, before: float) -> None:
         """Drop the tables of days that ended before a time."""
@@ -68,6 +82,6 @@ class Identities:
             self._days.remove(day)
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """``(source, id)`` of every event remembered."""
+        """``(source, id)`` of every event remembered; of one without an id, its place."""
         for day in sorted(self._days):
             yield from self._db.execute(f"SELECT source, id FROM ids_{day}")

@@ -6,17 +6,20 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal
 
+from stream_ft import original
+from stream_ft.dead_letters import dead_letter
 from stream_ft.events import Feedback, LabelCorrection, Prediction, Reject, SpanCorrection
 from stream_ft.ports import Record
 from stream_ft.replay.applied import Applied, Item, Memory, Scored
 from stream_ft.replay.claims import Claims
 from stream_ft.replay.examples import Examples
-from stream_ft.replay.identity import Identities, digest_of, name_of
+from stream_ft.replay.identity import Identities, name_of, name_of_place, place_of, place_text
 from stream_ft.replay.join import Claim, judged, rated, tie_of, time_of, trust_of, value_of
 from stream_ft.replay.neardup import digest, normalise
-from stream_ft.replay.outbox import Outbox, dead_letter
+from stream_ft.replay.outbox import Outbox
 from stream_ft.replay.parked import Parked, Waiting
 from stream_ft.replay.watermark import PREDICTIONS_WINDOW, WINDOW
+from stream_ft.topics import kind_of
 
 Stage = Literal["identity", "join", "store"]
 QUORUM = 3
@@ -64,6 +67,8 @@ class Intake:
         self._labels = labels
         self._quarantines = quarantines
         self._offsets = offsets
+        self._forwarded = any(kind_of(topic) == "events" for topic, _ in offsets)
+        """Whether this store has ever read what ingest forwards: then what lies where it was published may be known."""
         self._dlq = dlq
         self._orphan_limit = orphan_limit_s
         self._horizon = horizon_s
@@ -79,10 +84,11 @@ class Intake:
         self._duplicates = 0
         self._orphans = 0
         self._events = 0
+        self._kinds: dict[str, int] = {}
 
     def take(self, items: Sequence[Item]) -> None:
         """Take in items, in the order of each partition."""
-        names = [name_of(item.event) if not isinstance(item.event, Reject) else None for item in items]
+        names = [self._name(item) for item in items]
         self._known = self._identities.known([name for name in names if name is not None])
         for item, name in zip(items, names, strict=True):
             self._take(item, name)
@@ -115,6 +121,7 @@ class Intake:
             duplicates=self._duplicates,
             rejects=self._rejects,
             orphans=self._orphans,
+            kinds=self._kinds,
             ratings=self._ratings,
         )
         return applied, memory
@@ -153,6 +160,16 @@ class Intake:
 
     # --- one event ---------------------------------------------------------------------------------------------
 
+    def _name(self, item: Item) -> bytes | None:
+        """What the event is known by, if by more than its offset."""
+        if isinstance(item.event, Reject):
+            return None
+        if (name := name_of(item.event)) is not None:
+            return name
+        if item.record.original is None and not self._forwarded:
+            return None
+        return name_of_place(*place_of(item.record))
+
     def _take(self, item: Item, name: bytes | None) -> None:
         record, event = item.record, item.event
         place = (record.topic, record.partition)
@@ -160,26 +177,42 @@ class Intake:
             self._duplicates += 1
             return
         self._offsets[place] = record.offset + 1
+        if (was := record.original) is not None and was.offset < self._offsets.get((was.topic, was.partition), 0):
+            # It was read where it lay, before this learner read what ingest forwards.
+            self._duplicates += 1
+            return
         self._appended.append(record.appended_at)
         if isinstance(event, Reject):
-            self._reject(record, event)
+            self._reject_once(record, event)
             return
         # By its own append time: one record with a wrong clock must not make all others too old.
         if time_of(event, record) < record.appended_at - self._horizon:
             days = self._horizon / 86_400
-            self._refuse(record, "store", "too_old", f"The event is older than {days:.0f} days.")
+            detail = f"The event is older than {days:.0f} days."
+            self._reject_once(record, Reject(stage="store", reason="too_old", detail=detail))
             return
         if name is not None:
-            digest = digest_of(record.value)
+            digest = original.digest_of(record.value) if was is None else was.digest
             if (known := self._known.get(name)) is not None:
                 if known == digest:
                     self._duplicates += 1
                 else:
-                    self._refuse(record, "identity", "identity_conflict", "Another event came with this source and id.")
+                    detail = "Another event came with this source and id."
+                    self._reject_once(record, Reject(stage="identity", reason="identity_conflict", detail=detail))
                 return
             self._known[name] = digest
-            self._identities.add(name, digest, event, self._kept_from(record))
+            if event.id is not None or was is not None:
+                # Where nothing forwards, the offset alone knows an event without an id.
+                self._identities.add(
+                    name,
+                    digest,
+                    source=event.source,
+                    id=event.id or place_text(*place_of(record)),
+                    appended_at=self._kept_from(record),
+                )
         self._events += 1
+        kind = str(event.__struct_config__.tag)
+        self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if isinstance(event, Prediction):
             self._prediction(record, event)
             return
@@ -363,6 +396,18 @@ class Intake:
 
     def _refuse(self, record: Record, stage: Stage, reason: str, detail: str) -> None:
         self._reject(record, Reject(stage=stage, reason=reason, detail=detail))
+
+    def _reject_once(self, record: Record, reject: Reject) -> None:
+        """Reject what has no identity; one that ingest forwarded may come again, at another offset."""
+        if (was := record.original) is not None:
+            name = name_of_place(*place_of(record))
+            if name in self._known or self._identities.known([name]):
+                self._duplicates += 1
+                return
+            self._identities.add(
+                name, was.digest, source="", id=place_text(*place_of(record)), appended_at=self._kept_from(record)
+            )
+        self._reject(record, reject)
 
     def _reject(self, record: Record, reject: Reject) -> None:
         self._outbox.add(dead_letter(record, reject, self._dlq))

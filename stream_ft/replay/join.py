@@ -20,6 +20,7 @@ from stream_ft.events import (
     TextCorrection,
 )
 from stream_ft.ports import Record
+from stream_ft.replay.identity import place_of, place_text
 
 Rank = tuple[int, float, str]
 
@@ -55,7 +56,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 def tie_of(event: Feedback | LabelledEvent, record: Record) -> str:
     """What decides between statements of the same trust and time: the event's id, else its place."""
-    return event.id if event.id is not None else f"{record.topic}/{record.partition}/{record.offset:020d}"
+    return event.id if event.id is not None else place_text(*place_of(record))
 
 
 def time_of(event: Prediction | Feedback | LabelledEvent, record: Record) -> float:

@@ -140,7 +140,10 @@ class Store:
         return frozenset(self._labels)
 
     def identities(self) -> Iterator[tuple[str, str]]:
-        """``(source, id)`` of every event with an id that was applied within the horizon."""
+        """``(source, id)`` of every event with an id that was applied within the horizon.
+
+        What ingest forwarded is there too without an id, by the place where it lay.
+        """
         with self._reading():
             yield from self._identities.all()
 

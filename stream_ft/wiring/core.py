@@ -2,7 +2,7 @@
 
 The order in one call of :meth:`Core.ingest` is the contract:
 
-1. bytes become events or rejects (pure);
+1. bytes become events or rejects, and personal data is replaced if that is wanted (pure);
 2. labelled events that bring their own input are embedded and answered by the active version: predicted before learned;
 3. the store commits events, offsets, joins, examples and outgoing messages in one transaction;
 4. the learner hears of it and says what to do.
@@ -22,8 +22,7 @@ from safetensors.numpy import load as load_tensors
 from stream_ft import control, failpoints
 from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, LogTruncatedError, StoreFullError
-from stream_ft.events import Event, Reject
-from stream_ft.ingest.validate import parse
+from stream_ft.ingest.receive import Redact, received
 from stream_ft.learn import evaluate, schedule
 from stream_ft.learn.drift import detector
 from stream_ft.learn.job import Result
@@ -73,6 +72,7 @@ class Core:
         name: the learner's name on the control log.
         jobs: folder in which rounds work.
         embed: embeddings of texts under the active base; the engine's own ``encode`` if not given.
+        redact: replaces personal data in what is read; ``None`` leaves it.
         deterministic: rounds are bounded by steps alone, never by seconds.
         tell: called with every happening.
     """
@@ -89,6 +89,7 @@ class Core:
         name: str,
         jobs: Path,
         embed: Embed | None = None,
+        redact: Redact | None = None,
         deterministic: bool = False,
         tell: Callable[[Happening], None] = lambda _: None,
     ) -> None:
@@ -116,6 +117,7 @@ class Core:
         self._base = base
         self._jobs = jobs
         self._embed = embed or engine.encode
+        self._redact = redact
         self._deterministic = deterministic
         self._tell = tell
         self._control_topic = topic(settings.model.name, "control")
@@ -136,12 +138,12 @@ class Core:
     # --- events ------------------------------------------------------------------------------------------------
 
     def ingest(self, records: Sequence[Record], now: float) -> Applied:
-        """Take in records of the predictions, feedback and labels topics, in the order of each partition."""
+        """Take in records of the topics that are learned from, in the order of each partition."""
         failpoints.hit("ingest.after_poll")
-        parsed: list[Event | Reject] = [parse(record, now=now) for record in records]
+        taken = [received(record, now=now, redact=self._redact) for record in records]
         items = answered(
-            records,
-            parsed,
+            [record for record, _ in taken],
+            [event for _, event in taken],
             embed=self._embed,
             head=self.head,
             version=self.in_force.version,

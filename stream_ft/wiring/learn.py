@@ -21,7 +21,7 @@ from stream_ft import logs, metrics
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.connectors.registry import open_log
-from stream_ft.errors import LogTruncatedError, StoreFullError
+from stream_ft.errors import ConfigError, LogTruncatedError, StoreFullError
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
 from stream_ft.parent import follow_parent
@@ -36,11 +36,12 @@ from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.outbox import Publisher
 from stream_ft.wiring.probes import ProbeServer
 from stream_ft.wiring.processes import StopSignal
+from stream_ft.wiring.redacting import redaction
 
 log = logging.getLogger("stream_ft.learn")
 
-TOPICS = ("predictions", "feedback", "labels")
-"""Read in this order, so that a prediction is usually there before what is said of it."""
+TOPICS = {"published": ("predictions", "feedback", "labels"), "ingested": ("events",)}
+"""By ``learn.reads``; in this order, so that a prediction is usually there before what is said of it."""
 BATCH = 500
 POLL_S = 0.02
 TICK_S = 0.5
@@ -74,7 +75,7 @@ class Loop:
         self._series = series
         self._status = status
         self._publisher = Publisher(log, core.store, topic(settings.model.name, "dlq"))
-        self._topics = [topic(settings.model.name, kind) for kind in TOPICS]
+        self._topics = [topic(settings.model.name, kind) for kind in TOPICS[settings.learn.reads]]
         self._happenings: deque[Happening] = deque(maxlen=300)
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._wrong: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
@@ -174,7 +175,7 @@ class Loop:
             return False
         applied = self.core.ingest(records, now)
         self._offsets = self.core.store.offsets()
-        self._count(records, applied)
+        self._count(applied)
         if applied.rejects:
             self._publish()
         return True
@@ -206,11 +207,10 @@ class Loop:
                 "Restore it, or run stream-ft reset to begin anew.",
             )
 
-    def _count(self, records: list[Record], applied: Applied) -> None:
+    def _count(self, applied: Applied) -> None:
         series = self._series
-        for kind, name in zip(("prediction", "feedback", "labelled"), self._topics, strict=True):
-            if count := sum(record.topic == name for record in records):
-                series.event(kind, count)
+        for kind, count in applied.kinds.items():
+            series.event(kind, count)
         if applied.duplicates:
             series.event("duplicate", applied.duplicates)
         for reject in applied.rejects:
@@ -279,12 +279,22 @@ class Loop:
             log.warning("the status file cannot be written: %s", error.strerror)
 
 
+def check_source(settings: Settings) -> None:
+    """Raise :class:`ConfigError` if what is to be read can never come."""
+    if settings.learn.reads == "ingested" and settings.broker.startswith("sqlite:"):
+        raise ConfigError(
+            "learn.reads = ingested needs a broker: without one there are no ingest workers.",
+            "Set broker, or learn.reads = published.",
+        )
+
+
 def run(settings: Settings) -> int:
     """Learn until a signal comes. Returns the exit code.
 
     Raises:
         AlreadyRunningError: another learner works on this state folder.
     """
+    check_source(settings)
     logs.setup(settings.log.level, settings.log.json_lines)
     state = settings.state_path()
     state.mkdir(parents=True, exist_ok=True)
@@ -308,6 +318,7 @@ def run(settings: Settings) -> int:
             base=base,
             name=settings.learn.name,
             jobs=state / "jobs",
+            redact=redaction(settings),
         )
         series = metrics.LearnMetrics(CollectorRegistry())
         loop = Loop(

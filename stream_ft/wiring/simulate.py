@@ -35,6 +35,7 @@ from stream_ft.wiring.core import Core
 from stream_ft.wiring.feeding import fed_labels, order_rows, permuted, usable
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.measure import Meter
+from stream_ft.wiring.redacting import redaction
 from stream_ft.wiring.report import Report, write_report
 from stream_ft.wiring.summary import MOST_RECALLS, Scores, Story, out_folder, summary, write_summary
 from stream_ft.wiring.summary import right as is_right
@@ -149,6 +150,7 @@ class Simulation:
             name="simulate",
             jobs=folder / "jobs",
             embed=self._ahead.many,
+            redact=redaction(settings),
             deterministic=True,
             tell=self._tell,
         )

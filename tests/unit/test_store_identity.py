@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from store_kit import DAY, START, Feeder, open_store, reasons, sentence
 
+from stream_ft.dead_letters import PREFIX
 from stream_ft.events import LabelCorrection, LabelledEvent
 from stream_ft.ingest.validate import parse
 from stream_ft.ports import Record
-from stream_ft.replay.outbox import PREFIX
 from stream_ft.replay.store import Item
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from store_kit import DAY, START, Feeder, labels, open_store, reasons
 
+from stream_ft.dead_letters import PREFIX
 from stream_ft.events import Feedback, SpanCorrection
-from stream_ft.replay.outbox import PREFIX
 
 
 @pytest.fixture
