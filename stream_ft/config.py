@@ -41,6 +41,10 @@ class ModelSettings(Section):
     """Threads of a forward; 0 takes what was measured to be best beside a busy process."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; or a torch device name."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Weights as 8-bit or 4-bit integers: less exact."""
+    compile: bool = False
+    """Run ``torch.compile`` at the start, in the torch engine."""
     cache_dir: str = ""
     """Folder of exported graphs and measurements; empty: ``$XDG_CACHE_HOME/stream_ft``."""
 

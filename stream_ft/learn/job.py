@@ -37,6 +37,11 @@ class Job(Struct, frozen=True, kw_only=True):
     projection: int = 2_000
     max_tokens: int = 128
     device: str = "auto"
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """How the model is held that serves: a candidate is embedded, and so judged, as it will be served."""
+    cache: str = ""
+    """Folder of exported graphs; needed where ``quantize`` is not ``none``."""
     examples_upto: int = 0
     epoch: int = 0
     """Epoch in which the round started: the fence of the promotion that may follow."""

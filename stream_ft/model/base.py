@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import threading
@@ -173,11 +174,14 @@ def load_model(path: Path, architecture: Architecture = "encoder") -> torch.nn.M
     Raises:
         ModelNotFoundError: transformers does not know the architecture, or the weights do not fit it.
     """
+    # transformers imports torchao where it is installed, and it tells of every kernel that is not for this machine.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     kind = AutoModel if architecture == "encoder" else AutoModelForCausalLM
     try:
         model: torch.nn.Module = kind.from_pretrained(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,12 +124,70 @@ def lora_targets(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
     return sorted(module for module in modules if module in exact or module.endswith(ends))
 
 
+def low_rank(
+    files: Mapping[str, bytes], *, shapes: Mapping[str, tuple[int, ...]], base_sha256: str
+) -> dict[str, tuple[Array, Array]]:
+    """The adapter of a base as it is, for a model that it cannot be merged into.
+
+    Args:
+        files: of the base's folder: an adapter, or no tensors at all (then nothing is changed).
+        shapes: of every tensor of the module.
+        base_sha256: of the pretrained model's weights.
+
+    Returns:
+        ``(A [r, in], scaling * B [out, r])`` in float32 by the name of the module that they are added to.
+
+    Raises:
+        ArtifactError: as :func:`effective`; step ``keys`` also for a base of whole tensors.
+    """
+    _check_base(files, base_sha256)
+    if TENSORS in files:
+        raise ArtifactError(
+            "keys",
+            "The base changes whole tensors; a model that is quantised in torch takes adapters only.",
+            "Set model.quantize to none, or go on with round.method lora or head.",
+        )
+    if ADAPTER not in files:
+        if CONFIG in files:
+            raise ArtifactError("missing", f"The base has {CONFIG} but no {ADAPTER}.")
+        return {}
+    config = _object_of(files, CONFIG)
+    if config.get("fan_in_fan_out"):
+        raise ArtifactError("manifest", f"{CONFIG} sets fan_in_fan_out, which only a merged adapter can have.")
+    result = {}
+    for module, a, b, scaling in _factors(files, config, shapes):
+        scaled = b * np.float32(scaling)
+        if not (np.isfinite(a).all() and np.isfinite(scaled).all()):
+            raise ArtifactError("finite", f"The adapter of {module} holds values that are not finite.")
+        result[module] = (a, scaled)
+    return result
+
+
 def _merged(
     files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]], pretrained: Callable[[str], Array]
 ) -> dict[str, Array]:
-    if CONFIG not in files:
-        raise ArtifactError("missing", f"The base has {ADAPTER} but no {CONFIG}.")
-    config = _object(CONFIG, files[CONFIG])
+    config = _object_of(files, CONFIG)
+    result: dict[str, Array] = {}
+    for module, a, b, scaling in _factors(files, config, shapes):
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = b @ (a * np.float32(scaling))
+            weight = pretrained(module + ".weight")
+            merged = delta.T if config.get("fan_in_fan_out") else delta
+            merged += weight
+        result[module + ".weight"] = np.ascontiguousarray(merged)
+    return result
+
+
+def _object_of(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    if name not in files:
+        raise ArtifactError("missing", f"The base has {ADAPTER} but no {name}.")
+    return _object(name, files[name])
+
+
+def _factors(
+    files: Mapping[str, bytes], config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Array, Array, float]]:
+    """``(module, A, B, scaling)`` of each module that the adapter changes, checked."""
     rank, scaling = _scaling(config)
     tensors = _read(ADAPTER, files[ADAPTER])
     modules = lora_targets(config, shapes)
@@ -137,7 +195,6 @@ def _merged(
     if set(tensors) != names:
         odd = sorted(set(tensors) ^ names)
         raise ArtifactError("keys", f"{ADAPTER} and its configuration differ in {len(odd)} tensors, {odd[0]} first.")
-    result: dict[str, Array] = {}
     for module in modules:
         a, b = (tensors[f"{_PREFIX}{module}.lora_{side}.weight"] for side in "AB")
         if a.dtype != np.float32 or b.dtype != np.float32:
@@ -146,13 +203,7 @@ def _merged(
         rows, columns = shape[::-1] if config.get("fan_in_fan_out") else shape
         if a.shape != (rank, columns) or b.shape != (rows, rank):
             raise ArtifactError("shapes", f"The adapter of {module} has the shapes {a.shape} and {b.shape}.")
-        with np.errstate(over="ignore", invalid="ignore"):
-            delta = b @ (a * np.float32(scaling))
-            weight = pretrained(module + ".weight")
-            merged = delta.T if config.get("fan_in_fan_out") else delta
-            merged += weight
-        result[module + ".weight"] = np.ascontiguousarray(merged)
-    return result
+        yield module, a, b, scaling
 
 
 def _scaling(config: Mapping[str, Any]) -> tuple[int, float]:

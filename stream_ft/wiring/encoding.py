@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from stream_ft.config import Settings
+from stream_ft.errors import ConfigError
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import Engine
-from stream_ft.model.engines.choose import open_engine as chosen_engine
+from stream_ft.model.engines.variants import adapters_only, open_variant
+
+WHOLE = ("partial", "full", "scratch")
+"""Methods of a round whose base changes whole tensors."""
 
 
 def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = None, serving: bool = False) -> Engine:
-    """As ``model.engine``, ``model.threads`` and ``model.device`` say.
+    """As ``model.engine``, ``.threads``, ``.device``, ``.quantize`` and ``.compile`` say.
 
     Args:
         settings: of the process.
@@ -20,13 +24,23 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
     Raises:
         ConfigError: what the settings ask for cannot be had.
     """
-    return chosen_engine(
+    model = settings.model
+    if settings.round.method in WHOLE and adapters_only(
+        kind=model.engine, quantize=model.quantize, device=model.device
+    ):
+        raise ConfigError(
+            f"round.method {settings.round.method} changes whole tensors; a model quantised in torch takes adapters.",
+            "Set round.method to lora or head, or model.quantize to none.",
+        )
+    return open_variant(
         base,
-        kind=settings.model.engine,
-        max_tokens=settings.model.max_tokens,
-        threads=settings.model.threads if threads is None else threads,
-        device=settings.model.device,
+        kind=model.engine,
+        max_tokens=model.max_tokens,
+        threads=model.threads if threads is None else threads,
+        device=model.device,
         cache=settings.cache_path(),
         measured=threads is None,
         shared_pool=serving,
+        quantize=model.quantize,
+        compiled=model.compile,
     )

@@ -100,6 +100,9 @@ def plan(
         projection=chosen.projection,
         max_tokens=settings.model.max_tokens,
         device=settings.model.device,
+        engine=settings.model.engine,
+        quantize=settings.model.quantize,
+        cache=str(settings.cache_path()),
         examples_upto=split.examples_upto,
         epoch=state.epoch,
     )

@@ -22,9 +22,11 @@ from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import failed, read_head
 from stream_ft.memory import give_back
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
+from stream_ft.model.engines import Engine
 from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors, pick_device, tied_names
+from stream_ft.model.engines.variants import open_variant
 from stream_ft.model.heads import Head
 from stream_ft.model.tasks import Task, find_task
 from stream_ft.model.tasks.training_head import TrainingHead
@@ -64,7 +66,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         folder / "embeddings.safetensors",
     )
     # A head is fitted and judged on embeddings alone: its engine makes room.
-    engine = None if task.scale == "accuracy" else served
+    engine = None if task.scale == "accuracy" else _whole(served)
     del served
     _make_room()
     known, asked = embeddings[: len(train_on)], embeddings[len(train_on) :]
@@ -110,13 +112,31 @@ def _make_room() -> None:
     give_back()
 
 
-def _engine(task: Task, job: Job, base: BaseFolder, changed: str | Path) -> TorchEngine:
-    engine = TorchEngine(
-        base, max_tokens=job.max_tokens, threads=job.threads, device=job.device, architecture=task.architecture
-    )
+def _engine(task: Task, job: Job, base: BaseFolder, changed: str | Path) -> Engine:
+    engine: Engine
+    if job.quantize == "none":
+        engine = TorchEngine(
+            base, max_tokens=job.max_tokens, threads=job.threads, device=job.device, architecture=task.architecture
+        )
+    else:
+        engine = open_variant(
+            base,
+            cache=Path(job.cache),
+            kind=job.engine,
+            max_tokens=job.max_tokens,
+            threads=job.threads,
+            device=job.device,
+            measured=False,
+            quantize=job.quantize,
+        )
     engine.prepare("set", read_folder(str(changed)))
     engine.activate("set")
     return engine
+
+
+def _whole(engine: Engine | None) -> TorchEngine | None:
+    """For a task that needs more than embeddings; such a model is not quantised."""
+    return engine if isinstance(engine, TorchEngine) else None
 
 
 def _champion_scores(task: Task, job: Job, base: BaseFolder, evaluate: list[Example]) -> list[float]:
@@ -130,10 +150,10 @@ def _champion_scores(task: Task, job: Job, base: BaseFolder, evaluate: list[Exam
         engine = _engine(task, job, base, job.champion_dir)
     rows = _embeddings(evaluate, job.champion_base, lambda some: [] if engine is None else list(_encoded(engine, some)))
     stacked = np.stack(rows) if rows else np.zeros((0, 0), np.float16)
-    return task.score(engine, head, stacked, evaluate)
+    return task.score(_whole(engine), head, stacked, evaluate)
 
 
-def _encoded(engine: TorchEngine, examples: Sequence[Example]) -> npt.NDArray[np.float16]:
+def _encoded(engine: Engine, examples: Sequence[Example]) -> npt.NDArray[np.float16]:
     return engine.encode([example.input for example in examples])
 
 

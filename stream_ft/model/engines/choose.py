@@ -85,7 +85,7 @@ def open_engine(
     Raises:
         ConfigError: ``onnx`` was asked for and cannot be had, or there is no such device.
     """
-    if kind == "torch" or (kind == "auto" and _gpu(device)):
+    if kind == "torch" or (kind == "auto" and on_gpu(device)):
         return _torch(base, max_tokens, max(threads, 1), device)
     try:
         folder = graph_folder(base, cache)
@@ -232,7 +232,8 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _gpu(device: str) -> bool:
+def on_gpu(device: str) -> bool:
+    """Whether torch would run on a GPU there, without importing it."""
     if device != "auto":
         return device != "cpu"
     return any(Path(name).exists() for name in GPU_FILES)

@@ -17,6 +17,8 @@ from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
 from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
+from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
+from stream_ft.model.engines.int8_graph import Int8Graph
 from stream_ft.model.plain_tokenizer import PlainTokenizer
 from stream_ft.model.tensors import effective
 
@@ -64,15 +66,24 @@ class OnnxEngine:
         max_tokens: inputs are cut to this many tokens.
         threads: of a forward.
         spinning: whether idle threads of a forward wait busily for its next piece: faster alone, costly in company.
+        int8: the 8-bit form of the graph, to run instead of it.
 
     Raises:
         ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
     """
 
     def __init__(
-        self, base: BaseFolder, folder: Path, *, max_tokens: int = 128, threads: int = 1, spinning: bool = False
+        self,
+        base: BaseFolder,
+        folder: Path,
+        *,
+        max_tokens: int = 128,
+        threads: int = 1,
+        spinning: bool = False,
+        int8: Int8Graph | None = None,
     ) -> None:
-        self._graph = str(folder / GRAPH)
+        self._int8 = int8
+        self._graph = str(folder / GRAPH if int8 is None else int8.path)
         self._map = read_map(folder)
         if self._map.base_sha256 != base.sha256:
             raise ArtifactError("base", f"The exported graph in {folder} was made of another model.")
@@ -184,14 +195,17 @@ class OnnxEngine:
             options.use_per_session_threads = False
         # Threads wait busily for the next piece of a forward, but not for the next forward.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        names, values = [], []
+        names: list[str] = []
+        values: list[Any] = []
         for name, value in changed.items():
             place = self._map.places.get(name)
             if place is not None:  # else the embedding does not depend on it
-                names.append(place.initializer)
-                values.append(
-                    ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.T if place.transposed else value))
-                )
+                array = np.ascontiguousarray(value.T if place.transposed else value)
+                given = {place.initializer: array}
+                if self._int8 is not None:
+                    given = self._int8.replaced(place.initializer, array)
+                names += given
+                values += map(ort.OrtValue.ortvalue_from_numpy, given.values())
         if names:
             options.add_external_initializers(names, values)
         return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
@@ -204,7 +218,7 @@ class OnnxEngine:
         tokens, mask, expected = golden(folder)
         found = self._pooled(self._active[1], tokens, mask)
         off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
-        if not off <= TOLERANCE:
+        if not off <= (TOLERANCE if self._int8 is None else INT8_TOLERANCE):
             raise ArtifactError("golden", f"The exported graph is off by {off:.1e} from torch on the golden inputs.")
 
     @contextmanager

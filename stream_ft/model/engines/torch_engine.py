@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +13,12 @@ import torch
 
 from stream_ft.errors import ConfigError
 from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
-from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
-from stream_ft.model.engines.pooling import mean_pool, pad
+from stream_ft.model.engines.one_thread import OneThread, in_passing
+from stream_ft.model.engines.pooling import embedded, states_of
 from stream_ft.model.tensors import effective
+
+COMPILED_ROWS = (1, 2)
+"""Batches that are compiled for: one row is a case of its own, any other number is like two."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -49,6 +49,11 @@ class TorchEngine:
         threads: of a forward, in the whole process (torch has one pool).
         device: ``auto``, ``cpu``, ``cuda`` ...
         architecture: ``encoder``, or ``causal-lm`` whose decoder states are pooled.
+        compiled: run ``torch.compile`` over the forward now, which takes up to minutes. Tensors stay arguments of what
+            is compiled, so a flip compiles nothing anew. A trial is run uncompiled: it agrees but for rounding.
+
+    Raises:
+        ConfigError: there is no such device, or the model cannot be compiled.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class TorchEngine:
         threads: int = 1,
         device: str = "auto",
         architecture: Architecture = "encoder",
+        compiled: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
         self.threads = threads
@@ -69,7 +75,7 @@ class TorchEngine:
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
         self._architecture = architecture
-        self._decoder = self._states(self._module)
+        self._decoder = states_of(self._module, architecture)
         self._dim = int(self._module.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._live = live_tensors(self._module)
         self._tied = tied_names(self._module)
@@ -77,7 +83,9 @@ class TorchEngine:
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self._live.items()}
         self._sets: dict[str, dict[str, torch.Tensor]] = {}
         self._active: dict[str, torch.Tensor] = {}
-        self._busy = threading.Lock()
+        self._alone = OneThread()
+        if compiled:
+            self._compile()
 
     @property
     def dim(self) -> int:
@@ -123,12 +131,9 @@ class TorchEngine:
             live = live_tensors(twin)
             for key, pretrained in self._pretrained.items():
                 live[key].data = wanted.get(key, pretrained)
-            return self._encoded(self._states(twin), texts)
+            return self._encoded(states_of(twin, self._architecture), texts)
 
-        # Every thread that computes with torch keeps OpenMP workers of its own until it ends, and where there are more
-        # of them than cores, all wait for each other more slowly: forwards of one text take half as long again.
-        with ThreadPoolExecutor(1, thread_name_prefix="trial") as passing:
-            return passing.submit(encoded).result()
+        return in_passing(encoded)
 
     def activate(self, name: str) -> None:
         """Point the live tensors at a prepared set.
@@ -137,7 +142,7 @@ class TorchEngine:
             KeyError: the set was not prepared, or was dropped.
         """
         wanted = self._sets[name]
-        with self._alone():
+        with self._alone:
             for key in self._active.keys() - wanted.keys():
                 self._live[key].data = self._pretrained[key]
             for key, value in wanted.items():
@@ -153,34 +158,23 @@ class TorchEngine:
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active set, fp16: as the served head reads them."""
-        with self._alone():
+        with self._alone:
             return self._encoded(self._decoder, texts)
 
-    def _encoded(self, decoder: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
-        result = np.zeros((len(texts), self._dim), np.float16)
-        starts = range(0, len(texts), TOKENIZED_AT_ONCE)
-        ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
-        with torch.inference_mode():
-            for rows in batches([len(row) for row in ids]):
-                tokens, mask = pad([ids[row] for row in rows], self.tokenizer.pad_id, self.device)
-                states = decoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-                pooled = mean_pool(states, mask).clamp(-65_504, 65_504)
-                result[rows] = pooled.to(torch.float16).cpu().numpy()
-        return result
-
-    def _states(self, module: torch.nn.Module) -> Any:
-        """The part of a module that gives token states."""
-        return getattr(module, "base_model", None) if self._architecture == "causal-lm" else module
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Forwards and flips belong to one thread at a time: a second one is a fault, not something to wait for."""
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("activate and encode were called on two threads at once")
+    def _compile(self) -> None:
+        self._decoder = torch.compile(self._decoder, dynamic=True)
         try:
-            yield
-        finally:
-            self._busy.release()
+            for rows in COMPILED_ROWS:
+                self.encode(["one text of some words"] * rows)
+        except RuntimeError as error:  # of all that torch's compilers raise
+            told = (str(error).strip().splitlines() or [""])[0]
+            raise ConfigError(
+                f"The model cannot be compiled: {type(error).__name__}: {told[:200]}",
+                "It needs a C++ compiler (g++); or set model.compile to false.",
+            ) from error
+
+    def _encoded(self, decoder: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        return embedded(decoder, self.tokenizer, texts, dim=self._dim, device=self.device)
 
 
 def _twin(module: torch.nn.Module) -> torch.nn.Module:
