@@ -82,7 +82,7 @@ class Lifted:
     def __init__(self, embeddings: npt.NDArray[np.floating], projection: Projection | None) -> None:
         self.embeddings = embeddings
         self.projection = projection
-        self.width = embeddings.shape[1] if projection is None else projection.features
+        self.width = embeddings.shape[1] if projection is None else projection.width(embeddings.shape[1])
 
     def __len__(self) -> int:
         return len(self.embeddings)

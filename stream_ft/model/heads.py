@@ -1,7 +1,8 @@
 """Heads: from an embedding to a label, in numpy, outside the encoder's graph.
 
 ``logits = phi(e / |e|) @ weight.T + bias`` with ``phi`` the identity, or ``relu(x @ P)`` for a fixed random
-projection ``P`` (RanPAC, McDonnell et al. 2023, arXiv:2307.02251). ``P`` is not stored: a seed gives it again.
+projection ``P`` (RanPAC, McDonnell et al. 2023, arXiv:2307.02251), and ``x`` itself beside it where that is asked for.
+``P`` is not stored: a seed gives it again. A mixture of several such heads is in :mod:`stream_ft.model.mixture`.
 """
 
 from __future__ import annotations
@@ -24,16 +25,56 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A random projection ``[dim, features]``, N(0, 1) entries, regenerated from its seed."""
+    """A random projection ``[dim, features]``, regenerated from its seed.
+
+    Attributes:
+        orthogonal: columns are orthogonal in blocks of ``dim`` and of length ``sqrt(dim)`` (Yu et al. 2016,
+            arXiv:1610.09072: less variance for as many features); else the entries are N(0, 1).
+        raw: the normalised embedding times this is appended to the features; 0 appends nothing.
+    """
 
     seed: int
     features: int
+    orthogonal: bool = False
+    raw: float = 0.0
+
+    def width(self, dim: int) -> int:
+        """``M``: how many features an embedding of ``dim`` has."""
+        return self.features + (dim if self.raw else 0)
+
+    def to_json(self) -> dict[str, object]:
+        """What a head's file says of it; what is not set is left out, as in files that never knew it."""
+        said: dict[str, object] = {"seed": self.seed, "features": self.features}
+        return said | ({"orthogonal": True} if self.orthogonal else {}) | ({"raw": self.raw} if self.raw else {})
+
+    @classmethod
+    def from_json(cls, said: dict[str, object]) -> Projection:
+        """Undo of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        seed, features, raw = said["seed"], said["features"], said.get("raw", 0.0)
+        orthogonal = said.get("orthogonal", False)
+        if type(seed) is not int or type(features) is not int or type(orthogonal) is not bool:
+            raise TypeError("seed and features are integers and orthogonal is a truth value")
+        if not isinstance(raw, int | float) or not np.isfinite(raw) or seed < 0 or features < 1:
+            raise ValueError("seed, features or raw is out of range")
+        return cls(seed=seed, features=features, orthogonal=orthogonal, raw=float(raw))
 
 
 @functools.lru_cache(maxsize=4)
-def projection_matrix(seed: int, dim: int, features: int) -> Floats:
+def projection_matrix(seed: int, dim: int, features: int, orthogonal: bool = False) -> Floats:
     """``P``, shape ``[dim, features]``: PCG64 is the same stream on every platform numpy supports."""
-    return np.random.Generator(np.random.PCG64(seed)).standard_normal((dim, features)).astype(np.float32)
+    draw = np.random.Generator(np.random.PCG64(seed))
+    if not orthogonal:
+        return draw.standard_normal((dim, features)).astype(np.float32)
+    blocks = []
+    for _ in range(0, features, dim):
+        q, r = np.linalg.qr(draw.standard_normal((dim, dim)))
+        # Which sign a column gets is the library's choice; this one is everybody's.
+        blocks.append(q * np.sign(np.diag(r)) * np.sqrt(dim))
+    return np.ascontiguousarray(np.hstack(blocks)[:, :features], dtype=np.float32)
 
 
 def lift(embeddings: npt.NDArray[np.floating], projection: Projection | None) -> Floats:
@@ -43,8 +84,15 @@ def lift(embeddings: npt.NDArray[np.floating], projection: Projection | None) ->
     x = x / np.maximum(norm, np.float32(1e-12))
     if projection is None:
         return x
-    lifted: Floats = x @ projection_matrix(projection.seed, x.shape[1], projection.features)
-    return np.maximum(lifted, np.float32(0), out=lifted)
+    matrix = projection_matrix(projection.seed, x.shape[1], projection.features, projection.orthogonal)
+    if not projection.raw:
+        lifted: Floats = x @ matrix
+        return np.maximum(lifted, np.float32(0), out=lifted)
+    both = np.empty((len(x), projection.width(x.shape[1])), np.float32)
+    np.matmul(x, matrix, out=both[:, : projection.features])
+    np.maximum(both[:, : projection.features], np.float32(0), out=both[:, : projection.features])
+    np.multiply(x, np.float32(projection.raw), out=both[:, projection.features :])
+    return both
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +151,7 @@ class Head:
             "temperature": repr(float(self.temperature)),
         }
         if self.projection is not None:
-            meta["projection"] = json.dumps({"seed": self.projection.seed, "features": self.projection.features})
+            meta["projection"] = json.dumps(self.projection.to_json())
         with np.errstate(over="ignore"):
             tensors: dict[str, npt.NDArray[np.floating]] = {
                 "weight": self.weight.astype(np.float16),
@@ -125,7 +173,7 @@ class Head:
             labels = tuple(json.loads(meta["labels"]))
             dim, temperature = int(meta["dim"]), float(meta["temperature"])
             lifted = json.loads(meta["projection"]) if "projection" in meta else None
-            projection = None if lifted is None else Projection(seed=lifted["seed"], features=lifted["features"])
+            projection = None if lifted is None else Projection.from_json(lifted)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError("manifest", f"The head cannot be read: {error}.") from error
         if set(tensors) != {"weight", "bias"}:
@@ -135,7 +183,7 @@ class Head:
             raise ArtifactError(
                 "dtypes", f"A head is fp16 with an fp32 bias; this one is {weight.dtype}, {bias.dtype}."
             )
-        width = dim if projection is None else projection.features
+        width = dim if projection is None else projection.width(dim)
         if len(set(labels)) != len(labels) or not all(isinstance(label, str) and label for label in labels):
             raise ArtifactError("labels", "The head's label map has empty or repeated labels.")
         if weight.shape[:1] != (len(labels),):
