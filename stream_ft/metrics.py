@@ -1,35 +1,60 @@
 """Every series in one place. Names: ``stream_ft_`` prefix, base units; labels only from small fixed sets.
 
-No user id, text or free string is ever a label: :func:`slug` maps what is not in a known set to ``other``, so the
-number of series stays constant however many users, labels and versions there are.
+No user id, text or free string is ever a label: :mod:`stream_ft.metric_labels` has what a label may say. Of bases only
+the last eight have series, of classes only the ten with the lowest recall; those that leave are removed. A version is
+named by its base (``v3``) and the tier that answered (``slow``: the head of a release, ``fast``: one learned since),
+never by a single fast head. So the number of series stays below :data:`MOST_SERIES` however many users, labels and
+versions there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
-ROUTES = ("predict", "infer", "feedback", "labels", "control", "status", "metrics", "probe", "other")
-CODES = ("200", "202", "400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "499", "500", "503", "504")
-SWAP_STEPS = (
-    "", "missing", "hash", "manifest", "keys", "shapes", "dtypes", "base", "labels", "finite", "golden",
-    "prepare", "flip",
-)  # fmt: skip
-SLOTS = ("champion", "challenger")
-SHADOWED = ("agreed", "disagreed", "failed", "shed")
-EVENT_KINDS = ("prediction", "feedback", "labelled", "duplicate", "orphan")
-DEAD_LETTERS = (
-    "invalid_json", "invalid_utf8", "not_an_object", "unknown_type", "unknown_schema_version", "missing_field",
-    "wrong_type", "invalid_field", "too_long", "empty_text", "not_allowed_here", "bad_embedding", "bad_time", "too_old",
-    "conflict", "identity_conflict", "orphan", "new_label", "invalid_event", "cloudevents", "invalid_original",
-)  # fmt: skip
-ROUND_KINDS = ("head", "lora", "partial", "full", "scratch")
-VERDICTS = ("accepted", "refused", "failed", "overtaken")
+from stream_ft.metric_labels import (
+    AGES,
+    CODES,
+    DEAD_LETTERS,
+    EVENT_KINDS,
+    LIMITS,
+    ORIGINS,
+    ROUND_KINDS,
+    ROUTES,
+    SHADOWED,
+    SLOTS,
+    SWAP_STEPS,
+    TIERS,
+    TOPICS,
+    VERDICTS,
+    WORST,
+    LastBases,
+    base_and_tier,
+    short,
+    slug,
+)
 
+MOST_SERIES = 500
+"""Of a serving process and a learner together."""
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+FORWARD_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+SHORT_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0)
+"""Of what should take no time at all."""
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+SWAP_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+SECONDS_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+LIVE_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1800.0)
 
 
 def new_registry() -> CollectorRegistry:
@@ -38,14 +63,18 @@ def new_registry() -> CollectorRegistry:
     return CollectorRegistry(auto_describe=True)
 
 
-def slug(value: str, known: Iterable[str]) -> str:
-    """``value`` if it is one of ``known``, else ``other``."""
-    return value if value in known else "other"
+def watch_process(registry: CollectorRegistry) -> None:
+    """Add CPU, memory and open files of this process under their usual names (``process_...``), where it can tell."""
+    ProcessCollector(registry=registry)
 
 
 def render(registry: CollectorRegistry) -> bytes:
     """All series in Prometheus' text format."""
     return generate_latest(registry)
+
+
+def _kinds(registry: CollectorRegistry) -> tuple[partial[Counter], partial[Gauge], partial[Histogram]]:
+    return partial(Counter, registry=registry), partial(Gauge, registry=registry), partial(Histogram, registry=registry)
 
 
 class ServeMetrics:
@@ -57,94 +86,74 @@ class ServeMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._requests = Counter(
-            "stream_ft_http_requests", "Answers by route and status.", ["route", "code"], registry=registry
-        )
-        self.latency = Histogram(
-            "stream_ft_predict_latency_seconds",
-            "From the arrival of a prediction request to its answer.",
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self.batch = Histogram(
-            "stream_ft_batch_inputs", "Inputs in one forward.", buckets=BATCH_BUCKETS, registry=registry
-        )
-        self.queue = Gauge("stream_ft_queue_inputs", "Inputs waiting for a forward.", registry=registry)
-        self._swaps = Counter(
-            "stream_ft_swaps",
-            "Swaps by result; of failed ones, the step that failed.",
-            ["result", "step"],
-            registry=registry,
-        )
-        self.swap_seconds = Histogram(
-            "stream_ft_swap_seconds",
-            "From reading the promotion to the flip, verification included.",
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
-        self.flip_seconds = Histogram(
-            "stream_ft_flip_seconds",
-            "Time the forward thread spent on a flip, between two batches.",
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self._active = Gauge(
-            "stream_ft_active_version_info", "1 for the version that answers.", ["version", "base"], registry=registry
-        )
-        self.epoch = Gauge("stream_ft_active_epoch", "Epoch of the version that answers.", registry=registry)
-        self.wanted_epoch = Gauge(
-            "stream_ft_wanted_epoch", "Epoch of the version that should answer.", registry=registry
-        )
-        self.ready = Gauge("stream_ft_ready", "1 if some version that is not denied answers.", registry=registry)
-        self.control_halted = Gauge(
-            "stream_ft_control_halted",
-            "1 if the control log was lost or replaced: no commands are taken.",
-            registry=registry,
-        )
-        self.control_offset = Gauge(
-            "stream_ft_control_offset", "Next offset of the control log to fold.", registry=registry
-        )
-        self.published = Counter(
-            "stream_ft_predictions_published", "Predictions written to the log.", registry=registry
-        )
-        self.dropped = Counter(
-            "stream_ft_predictions_dropped", "Predictions not written: the queue was full.", registry=registry
-        )
-        self.feedback = Counter("stream_ft_feedback_accepted", "Feedback events acknowledged.", registry=registry)
-        self.labels = Counter("stream_ft_labels_accepted", "Labelled events acknowledged.", registry=registry)
-        self.appends_failed = Counter("stream_ft_appends_failed", "Group commits that failed.", registry=registry)
-        self._answered = Counter(
-            "stream_ft_slot_requests", "Requests answered, by the slot that answered.", ["slot"], registry=registry
-        )
-        self._shadowed = Counter(
-            "stream_ft_shadow_requests",
-            "Requests sampled for a shadow, by what came of them.",
-            ["result"],
-            registry=registry,
-        )
-        self.shadow_seconds = Histogram(
-            "stream_ft_shadow_seconds", "Time a shadow took for a text.", buckets=LATENCY_BUCKETS, registry=registry
-        )
-        self.challenger_ready = Gauge(
-            "stream_ft_challenger_ready", "1 if the challenger on trial is loaded.", registry=registry
-        )
-        self._challenger_failures = Counter(
-            "stream_ft_challenger_failures",
-            "Challengers that could not be loaded, by the step that failed.",
-            ["step"],
-            registry=registry,
-        )
+        counter, gauge, histogram = _kinds(registry)
+        # fmt: off
+        self._requests = counter("stream_ft_http_requests", "Answers by route and status.", ["route", "code"])
+        self.latency = histogram("stream_ft_predict_latency_seconds",
+            "From the arrival of a prediction request to its answer.", buckets=LATENCY_BUCKETS)
+        self._answers = counter("stream_ft_answers", "Texts answered, by base and tier.", ["base", "tier"])
+        self._bases = LastBases(self._answers)
+        self.batch = histogram("stream_ft_batch_inputs", "Inputs in one forward.", buckets=BATCH_BUCKETS)
+        self.queue = gauge("stream_ft_queue_inputs", "Inputs waiting for a forward.")
+        self.queue_limit = gauge("stream_ft_queue_limit_inputs", "Inputs that may wait.")
+        self.queue_wait = histogram("stream_ft_queue_wait_seconds",
+            "From the arrival of a request in the queue to its batch.", buckets=FORWARD_BUCKETS)
+        self.forward = histogram("stream_ft_forward_seconds", "Time of one forward.", buckets=FORWARD_BUCKETS)
+        self._swaps = counter("stream_ft_swaps", "Swaps by result; of failed ones, the step that failed.",
+            ["result", "step"] )
+        self.swap_seconds = histogram("stream_ft_swap_seconds",
+            "From reading the promotion to the flip, verification included.", buckets=SWAP_BUCKETS)
+        self.flip_seconds = histogram("stream_ft_flip_seconds",
+            "Time the forward thread spent on a flip, between two batches.", buckets=SHORT_BUCKETS)
+        self._active = gauge("stream_ft_active_base_info", "1 for the base that answers.", ["base", "sha256"])
+        self.epoch = gauge("stream_ft_active_epoch", "Epoch of the version that answers.")
+        self.wanted_epoch = gauge("stream_ft_wanted_epoch", "Epoch of the version that should answer.")
+        self.ready = gauge("stream_ft_ready", "1 if some version that is not denied answers.")
+        self.control_halted = gauge("stream_ft_control_halted",
+            "1 if the control log was lost or replaced: no commands are taken." )
+        self.control_offset = gauge("stream_ft_control_offset", "Next offset of the control log to fold.")
+        self.published = counter("stream_ft_predictions_published", "Predictions written to the log.")
+        self.dropped = counter("stream_ft_predictions_dropped", "Predictions not written: the queue was full.")
+        self.feedback = counter("stream_ft_feedback_accepted", "Feedback events acknowledged.")
+        self.labels = counter("stream_ft_labels_accepted", "Labelled events acknowledged.")
+        self.appends_failed = counter("stream_ft_appends_failed", "Group commits that failed.")
+        self._answered = counter("stream_ft_slot_requests", "Requests answered, by the slot that answered.", ["slot"])
+        self._shadowed = counter("stream_ft_shadow_requests", "Requests sampled for a shadow, by what came of them.",
+            ["result"] )
+        self.shadow_seconds = histogram("stream_ft_shadow_seconds", "Time a shadow took for a text.",
+            buckets=SHORT_BUCKETS )
+        self.challenger_ready = gauge("stream_ft_challenger_ready", "1 if the challenger on trial is loaded.")
+        self._challenger_failures = counter("stream_ft_challenger_failures",
+            "Challengers that could not be loaded, by the step that failed.", ["step"] )
+        # fmt: on
+        # Alerts compare rates: a series that begins with its first event has no rate of it.
+        self._swaps.labels("ok", "")
+        for step in ("missing", "hash", "prepare"):
+            self._swaps.labels("failed", step)
 
     def request(self, route: str, code: int) -> None:
         """Count one answer."""
         self._requests.labels(slug(route, ROUTES), slug(str(code), CODES)).inc()
 
+    def predicted(self, version: str) -> None:
+        """Count one text that a version answered."""
+        base, tier = base_and_tier(version)
+        self._bases.touch(base)
+        self._answers.labels(base, tier).inc()
+
     def swapped(self, version: str, base: str, epoch: int, seconds: float) -> None:
-        """A version went live."""
+        """A version went live.
+
+        Args:
+            version: its name.
+            base: sha256 of its base.
+            epoch: in which it was released.
+            seconds: since its promotion was read.
+        """
         self._swaps.labels("ok", "").inc()
         self.swap_seconds.observe(seconds)
         self._active.clear()
-        self._active.labels(version, base[:12]).set(1)
+        self._active.labels(base_and_tier(version)[0], base[:12]).set(1)
         self.epoch.set(epoch)
 
     def swap_failed(self, step: str) -> None:
@@ -173,44 +182,99 @@ class LearnMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._events = Counter("stream_ft_events", "Events taken from the log, by kind.", ["kind"], registry=registry)
-        self._dead = Counter("stream_ft_dead_letters", "Events refused, by reason.", ["reason"], registry=registry)
-        self._examples = Gauge("stream_ft_examples", "Examples held.", ["split"], registry=registry)
-        self.examples_upto = Gauge(
-            "stream_ft_examples_upto", "Store sequence number that the active version covers.", registry=registry
-        )
-        self.classes = Gauge("stream_ft_classes", "Labels among the examples held.", registry=registry)
-        self._rounds = Counter(
-            "stream_ft_rounds", "Rounds by kind and verdict.", ["kind", "verdict"], registry=registry
-        )
-        self._round_seconds = Histogram(
-            "stream_ft_round_seconds", "Wall time of a round.", ["kind"], buckets=SECONDS_BUCKETS, registry=registry
-        )
-        self.round_cpu = Counter("stream_ft_round_cpu_seconds", "CPU time of rounds.", registry=registry)
-        self.gate_bound = Gauge(
-            "stream_ft_gate_bound_ratio",
-            "Lower bound of candidate minus champion at the last verdict.",
-            registry=registry,
-        )
-        self.drift_alarms = Counter("stream_ft_drift_alarms", "Alarms of the drift detector.", registry=registry)
-        self.drift_statistic = Gauge(
-            "stream_ft_drift_error_ratio", "Error of the live version as the drift detector sees it.", registry=registry
-        )
-        self.live_accuracy = Gauge(
-            "stream_ft_live_accuracy_ratio", "Rolling accuracy where labels cover what they sample.", registry=registry
-        )
-        self.correction_rate = Gauge(
-            "stream_ft_correction_ratio",
-            "Of the last answers that users judged, the share that they rejected or corrected.",
-            registry=registry,
-        )
-        self.rating = Gauge("stream_ft_rating_mean", "Mean of the last ratings that users gave.", registry=registry)
-        self.lag = Gauge(
-            "stream_ft_lag_events", "Events in the log that the store does not have yet.", registry=registry
-        )
-        self.outbox = Gauge("stream_ft_outbox_messages", "Messages waiting to be published.", registry=registry)
-        self.leading = Gauge("stream_ft_leading", "1 while this learner leads.", registry=registry)
-        self.epoch = Gauge("stream_ft_control_epoch", "Epoch of the control log.", registry=registry)
+        counter, gauge, histogram = _kinds(registry)
+        # fmt: off
+        # --- what comes in
+        self._events = counter("stream_ft_events", "Events taken from the log, by kind.", ["kind"])
+        self._dead = counter("stream_ft_dead_letters", "Events refused, by reason.", ["reason"])
+        self.ingest_seconds = histogram("stream_ft_ingest_seconds",
+            "Time of one batch of events: parsed, answered, committed.", buckets=SECONDS_BUCKETS)
+        self._records = counter("stream_ft_consumer_records", "Records whose offsets were committed.", ["topic"])
+        self._lag = gauge("stream_ft_consumer_lag_events", "Records in the log that were not taken yet.", ["topic"])
+        self._behind = gauge("stream_ft_consumer_lag_seconds",
+            "Age of the oldest record that was not taken when the log was read last; 0 if none waits.", ["topic"])
+        self._partitions = gauge("stream_ft_consumer_partitions", "Partitions that are read.", ["topic"])
+        self._stalled = gauge("stream_ft_consumer_stalled_seconds",
+            "Of the partition that has stood still for longest with records waiting: for how long.", ["topic"])
+        self.halted = gauge("stream_ft_consumer_halted",
+            "1 while nothing can be taken in: a log was cut, or something cannot be written.")
+        self.pass_age = gauge("stream_ft_learner_pass_age_seconds", "Since the loop last ended a whole pass.")
+        self._waiting = gauge("stream_ft_waiting_events",
+            "Events that wait for their prediction, or for their label to be allowed.", ["reason"])
+        self.outbox = gauge("stream_ft_outbox_messages", "Messages waiting to be published.")
+        self.store_bytes = gauge("stream_ft_store_bytes", "Size of the store's file and log.")
+        self.disk_free = gauge("stream_ft_disk_free_bytes", "Free on the disk of the state folder.")
+        self.disk_size = gauge("stream_ft_disk_size_bytes", "Size of that disk.")
+        # --- how good it is
+        self._accuracy = gauge("stream_ft_live_accuracy_ratio",
+            "Rolling accuracy of a base's answers, where labels cover what they sample.", ["base", "tier"])
+        self._scored = counter("stream_ft_scored_answers",
+            "Answers whose label came regardless of whether they were right.", ["base", "result"])
+        self._bases = LastBases(self._accuracy, self._scored)
+        self._recall = gauge("stream_ft_class_recall_ratio",
+            "Rolling recall of the classes that do worst, and of all the rest together.", ["class"])
+        self._worst: set[str] = set()
+        self._judged = counter("stream_ft_user_judgements", "Answers that users judged.", ["result"])
+        self._corrections = gauge("stream_ft_correction_ratio",
+            "Of the last answers that users judged, the share that they rejected or corrected.", ["window"])
+        self._rating = gauge("stream_ft_rating_mean", "Mean of the last ratings that users gave.", ["window"])
+        self.to_live = histogram("stream_ft_feedback_to_live_seconds",
+            "From the append of a label or correction to the promotion of a version that learned from it.",
+            buckets=LIVE_BUCKETS)
+        self.unlearned = gauge("stream_ft_unlearned_examples", "New or revised since the active version's examples.")
+        self.drift_alarms = counter("stream_ft_drift_alarms", "Alarms of the drift detector.")
+        self._drift = gauge("stream_ft_drift_statistic", "What the drift detector watches.", ["detector"])
+        self._threshold = gauge("stream_ft_drift_threshold", "Where the statistic is an alarm.", ["detector"])
+        self._error = gauge("stream_ft_drift_error_ratio", "Error of the last answers that the drift detector saw.",
+            ["detector"] )
+        # --- what is remembered
+        self._examples = gauge("stream_ft_examples", "Examples held.", ["split"])
+        self._capacity = gauge("stream_ft_examples_capacity", "Most examples held.", ["split"])
+        self._replay = gauge("stream_ft_replay_examples",
+            "Training examples by who said what is right, and by whether an encoder round had them.", ["origin", "age"])
+        self._class_size = gauge("stream_ft_replay_class_examples",
+            "Training examples of the largest, the median and the smallest class.", ["class"])
+        self.examples_upto = gauge("stream_ft_examples_upto", "Store sequence number that the active version covers.")
+        self.classes = gauge("stream_ft_classes", "Labels that the active version can answer.")
+        # --- rounds
+        self._rounds = counter("stream_ft_rounds", "Rounds by kind and verdict.", ["kind", "verdict"])
+        self._round_seconds = histogram("stream_ft_round_seconds", "Wall time of a round.", buckets=SECONDS_BUCKETS)
+        self._round_cpu = counter("stream_ft_round_cpu_seconds", "CPU time of rounds.")
+        self.round_running = gauge("stream_ft_round_elapsed_seconds",
+            "Of the round that runs: since its start; 0 if none." )
+        self.round_budget = gauge("stream_ft_round_budget_seconds", "A round is to end itself within this.")
+        self.cpu_budget = gauge("stream_ft_rounds_cpu_budget_seconds", "CPU time that rounds may take in an hour.")
+        self._over = counter("stream_ft_rounds_over_budget", "Rounds that were killed, by the limit they broke.",
+            ["limit"] )
+        self.fruitless = gauge("stream_ft_rounds_without_promotion", "Rounds in a row that brought no promotion.")
+        self._memory = gauge("stream_ft_round_memory_bytes", "Largest resident size of the last round.", ["kind"])
+        self._gpu = gauge("stream_ft_round_gpu_memory_bytes", "Largest GPU memory of the last round.", ["kind"])
+        self._loss = gauge("stream_ft_trainer_loss", "Mean loss of the first and of the last steps of the last round.",
+            ["steps"] )
+        self._step = gauge("stream_ft_trainer_step_seconds", "Mean time of a step of the last round.", ["kind"])
+        self._steps = counter("stream_ft_trainer_steps", "Optimiser steps, by result.", ["result"])
+        self._gate_score = gauge("stream_ft_gate_score_ratio", "Mean score at the last verdict.", ["version"])
+        self._gate_bound = gauge("stream_ft_gate_bound_ratio",
+            "Lower bound of challenger minus champion at the last verdict.", ["kind"] )
+        self._gate_examples = gauge("stream_ft_gate_examples", "Examples judged by at the last verdict.", ["kind"])
+        self.gate_margin = gauge("stream_ft_gate_margin_ratio", "The bound may be this much below zero.")
+        # --- releases
+        self._promotions = counter("stream_ft_promotions", "Promotions, by the kind of round behind them.", ["kind"])
+        self.rollbacks = counter("stream_ft_rollbacks", "Rollbacks and denials that took effect.")
+        self.leading = gauge("stream_ft_leading", "1 while this learner leads.")
+        self.epoch = gauge("stream_ft_control_epoch", "Epoch of the control log.")
+        self.paused = gauge("stream_ft_paused", "1 while an operator has paused learning.")
+        self.pinned = gauge("stream_ft_pinned", "1 while an operator has pinned the version.")
+        # fmt: on
+        # Alerts compare rates: a series that begins with its first event has no rate of it.
+        for kind in EVENT_KINDS:
+            self._events.labels(kind)
+        for limit in LIMITS:
+            self._over.labels(limit)
+        for verdict in VERDICTS:
+            self._rounds.labels("head", verdict)
+        for kind in ("head", "lora", "operator"):
+            self._promotions.labels(kind)
 
     def event(self, kind: str, count: int = 1) -> None:
         """Count events taken from the log."""
@@ -220,17 +284,161 @@ class LearnMetrics:
         """Count one refused event."""
         self._dead.labels(slug(reason, DEAD_LETTERS)).inc()
 
+    def consumed(self, topic: str, count: int) -> None:
+        """Count records whose offsets were committed; a topic by its kind (one of :data:`TOPICS`)."""
+        self._records.labels(slug(topic, TOPICS)).inc(count)
+
+    def consumer(
+        self, topic: str, *, lag: int, behind_s: float, partitions: int, stalled_s: Callable[[], float]
+    ) -> None:
+        """Set how far the reading of a topic is.
+
+        Args:
+            topic: its kind, not its name.
+            lag: records that were not taken yet, of all partitions.
+            behind_s: age of the oldest of them.
+            partitions: that are read.
+            stalled_s: asked at every scrape: for how long the slowest partition has stood still with records waiting.
+        """
+        topic = slug(topic, TOPICS)
+        self._lag.labels(topic).set(lag)
+        self._behind.labels(topic).set(behind_s)
+        self._partitions.labels(topic).set(partitions)
+        self._stalled.labels(topic).set_function(stalled_s)
+
+    def waiting(self, orphans: int, new_labels: int) -> None:
+        """Set how many events wait, and for what."""
+        self._waiting.labels("orphan").set(orphans)
+        self._waiting.labels("new_label").set(new_labels)
+
+    def scored(self, version: str, correct: bool) -> None:
+        """Count one answer whose label covers what it samples."""
+        base, _ = base_and_tier(version)
+        self._bases.touch(base)
+        self._scored.labels(base, "right" if correct else "wrong").inc()
+
+    def accuracy(self, base: str, tier: str, ratio: float) -> None:
+        """Set the rolling accuracy of a base's answers."""
+        self._bases.touch(base)
+        self._accuracy.labels(base, slug(tier, TIERS)).set(ratio)
+
+    def recall(self, worst: Mapping[str, float], rest: float | None) -> None:
+        """Set the recall of the classes that do worst; all others lose their series.
+
+        Args:
+            worst: class to recall; no more than :data:`~stream_ft.metric_labels.WORST` are taken.
+            rest: of all the others together; ``None`` if there are none.
+        """
+        shown = {short(name): value for name, value in list(worst.items())[:WORST]}
+        if rest is not None:
+            shown["other"] = rest
+        for name in self._worst - shown.keys():
+            self._recall.remove(name)
+        for name, value in shown.items():
+            self._recall.labels(name).set(value)
+        self._worst = set(shown)
+
+    def judged(self, right: bool) -> None:
+        """Count one answer that a user judged."""
+        self._judged.labels("right" if right else "wrong").inc()
+
+    def corrections(self, ratio: float) -> None:
+        """Set the share of the judged answers that users rejected or corrected."""
+        self._corrections.labels("last").set(ratio)
+
+    def rating(self, mean: float) -> None:
+        """Set the mean of the last ratings."""
+        self._rating.labels("last").set(mean)
+
+    def drift(self, detector: str, *, statistic: float, threshold: float, error: float) -> None:
+        """Set what the drift detector watches, and where that is an alarm."""
+        self._drift.labels(detector).set(statistic)
+        self._threshold.labels(detector).set(threshold)
+        self._error.labels(detector).set(error)
+
     def examples(self, train: int, holdout: int) -> None:
         """Set how many examples are held."""
         self._examples.labels("train").set(train)
         self._examples.labels("holdout").set(holdout)
 
-    def round(self, kind: str, verdict: str, seconds: float, cpu_s: float = 0.0) -> None:
+    def capacity(self, train: int, holdout: int) -> None:
+        """Set how many examples may be held."""
+        self._capacity.labels("train").set(train)
+        self._capacity.labels("holdout").set(holdout)
+
+    def replay(self, counts: Mapping[tuple[str, str], int], class_sizes: Iterable[int]) -> None:
+        """Set what the training examples are.
+
+        Args:
+            counts: by origin (of :data:`ORIGINS`) and age (of :data:`AGES`).
+            class_sizes: training examples of each class.
+        """
+        for origin in ORIGINS:
+            for age in AGES:
+                self._replay.labels(origin, age).set(counts.get((origin, age), 0))
+        if sizes := sorted(class_sizes):
+            for name, size in (("largest", sizes[-1]), ("median", sizes[len(sizes) // 2]), ("smallest", sizes[0])):
+                self._class_size.labels(name).set(size)
+
+    def round(self, kind: str, verdict: str) -> None:
         """Count one round that ended."""
+        self._rounds.labels(slug(kind, ROUND_KINDS), slug(verdict, VERDICTS)).inc()
+
+    def round_cost(self, seconds: float, cpu_s: float) -> None:
+        """Wall and CPU time of a round that ended, however it did."""
+        self._round_seconds.observe(seconds)
+        self._round_cpu.inc(max(0.0, cpu_s))
+
+    def over_budget(self, limit: str) -> None:
+        """Count one round that was killed: for its ``time`` or its ``memory``."""
+        self._over.labels(slug(limit, LIMITS)).inc()
+
+    def trained(
+        self, kind: str, *, losses: tuple[float, float] | None, step_s: float, steps: int, skipped: int,
+        memory_bytes: float, gpu_bytes: float,
+    ) -> None:  # fmt: skip
+        """What a round says of its training.
+
+        Args:
+            kind: of the round.
+            losses: mean of the first and of the last steps; ``None`` where nothing was trained by steps.
+            step_s: mean seconds of a step.
+            steps, skipped: taken, and passed over for want of a finite loss or of memory.
+            memory_bytes: largest resident size.
+            gpu_bytes: largest GPU memory; 0 where no GPU was used, which has no series.
+        """
         kind = slug(kind, ROUND_KINDS)
-        self._rounds.labels(kind, slug(verdict, VERDICTS)).inc()
-        self._round_seconds.labels(kind).observe(seconds)
-        self.round_cpu.inc(max(0.0, cpu_s))
+        _only(self._memory, kind, memory_bytes)
+        if gpu_bytes > 0:
+            _only(self._gpu, kind, gpu_bytes)
+        if losses is not None:
+            self._loss.labels("first").set(losses[0])
+            self._loss.labels("last").set(losses[1])
+            _only(self._step, kind, step_s)
+            self._steps.labels("taken").inc(steps)
+            self._steps.labels("skipped").inc(skipped)
+
+    def verdict(
+        self, kind: str, *, champion: float | None, challenger: float | None, bound: float | None, examples: int
+    ) -> None:
+        """Set the numbers of the gate's last verdict; what could not be computed has no series."""
+        kind = slug(kind, ROUND_KINDS)
+        for version, score in (("champion", champion), ("challenger", challenger)):
+            if score is not None and math.isfinite(score):
+                self._gate_score.labels(version).set(score)
+        if bound is not None and math.isfinite(bound):
+            _only(self._gate_bound, kind, bound)
+        _only(self._gate_examples, kind, examples)
+
+    def promoted(self, kind: str) -> None:
+        """Count one promotion: by a round of ``kind``, or by an ``operator``."""
+        self._promotions.labels(slug(kind, (*ROUND_KINDS, "operator"))).inc()
+
+
+def _only(family: Gauge, label: str, value: float) -> None:
+    """Set one series and remove the others: what is of the last round is of no round before."""
+    family.clear()
+    family.labels(label).set(value)
 
 
 def series(registry: CollectorRegistry) -> int:

@@ -17,6 +17,8 @@ ALLOWANCE = 0.05
 """Page-Hinkley: a rise of the error below this is no drift."""
 RECENT = 50
 """Events behind an alarm's ``after``."""
+LEAST = 10
+"""ADWIN: events that either side of a cut must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,18 @@ class Alarm:
     after: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a detector watches now, for an operator to see how near an alarm is."""
+
+    detector: str
+    statistic: float
+    threshold: float
+    """An alarm is due about where ``statistic`` reaches this; infinite while there is too little to tell."""
+    error: float
+    """Mean of the last :data:`RECENT` errors."""
+
+
 class Detector(Protocol):
     """Sees one error after the other."""
 
@@ -43,6 +57,10 @@ class Detector(Protocol):
         """Forget everything: another version is live."""
         ...
 
+    def reading(self) -> Reading | None:
+        """What it watches now; ``None`` for one that watches nothing."""
+        ...
+
 
 class NoDrift:
     """Never an alarm: for ablations."""
@@ -51,6 +69,9 @@ class NoDrift:
         """Nothing."""
 
     def reset(self) -> None:
+        """Nothing."""
+
+    def reading(self) -> None:
         """Nothing."""
 
 
@@ -84,8 +105,23 @@ class Adwin:
         """Forget everything."""
         from river.drift import ADWIN
 
-        self._river: Any = ADWIN(delta=self._delta, clock=16, min_window_length=10, grace_period=30)
+        self._river: Any = ADWIN(delta=self._delta, clock=16, min_window_length=LEAST, grace_period=30)
         self._means = _Means()
+
+    def reading(self) -> Reading:
+        """The rise of the last :data:`RECENT` errors over those before, and the rise at which ADWIN cuts there.
+
+        ADWIN looks at other cuts too, so that an alarm may come before this one is reached.
+        """
+        before, after = self._means.compare()
+        older, recent = self._means.sizes()
+        threshold = math.inf
+        if older > LEAST and recent > LEAST:
+            mean = (before * older + after * recent) / (older + recent)
+            confidence = math.log(2 * math.log(older + recent) / self._delta)
+            harmonic = 1 / (older - LEAST + 1) + 1 / (recent - LEAST + 1)
+            threshold = math.sqrt(2 * harmonic * mean * (1 - mean) * confidence) + 2 / 3 * confidence * harmonic
+        return Reading(detector="adwin", statistic=after - before, threshold=threshold, error=self._means.recent())
 
 
 class PageHinkley:
@@ -105,6 +141,7 @@ class PageHinkley:
         if not math.isfinite(error):
             return None
         self._means.add(error)
+        self._follow(error)
         self._river.update(error)
         if not self._river.drift_detected:
             return None
@@ -119,6 +156,24 @@ class PageHinkley:
         # river's fading (alpha < 1) pulls the sum back to zero while its minimum stays: false alarms on long streams.
         self._river: Any = River(min_instances=30, delta=ALLOWANCE, threshold=self._threshold, alpha=1.0, mode="up")
         self._means = _Means()
+        self._mean = self._sum = self._least = 0.0
+        self._count = 0
+
+    def reading(self) -> Reading:
+        """How far the sum of the errors' excess has risen from its minimum."""
+        return Reading(
+            detector="page_hinkley",
+            statistic=self._sum - self._least,
+            threshold=self._threshold,
+            error=self._means.recent(),
+        )
+
+    def _follow(self, error: float) -> None:
+        """The same sum as river's, which keeps its own to itself."""
+        self._count += 1
+        self._mean += (error - self._mean) / self._count
+        self._sum += error - self._mean - ALLOWANCE
+        self._least = min(self._least, self._sum) if self._count > 1 else self._sum
 
 
 class _Means:
@@ -143,6 +198,17 @@ class _Means:
             half = len(recent) // 2
             older, recent = recent[:half], recent[half:]
         return sum(older) / max(1, len(older)), sum(recent) / max(1, len(recent))
+
+    def sizes(self) -> tuple[int, int]:
+        """How many errors :meth:`compare` takes the two means of."""
+        if self._older:
+            return len(self._older), len(self._recent)
+        half = len(self._recent) // 2
+        return half, len(self._recent) - half
+
+    def recent(self) -> float:
+        """Mean of the last errors; 0 before the first."""
+        return sum(self._recent) / max(1, len(self._recent))
 
 
 def detector(name: str, *, delta: float) -> Detector:

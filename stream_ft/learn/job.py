@@ -62,9 +62,13 @@ class Result(Struct, frozen=True, kw_only=True):
     steps: int = 0
     skipped_steps: int = 0
     losses: list[float] = []
+    train_s: float = 0.0
+    """Wall seconds of all steps."""
     cpu_s: float = 0.0
     seconds: float = 0.0
     peak_rss_mb: float = 0.0
+    gpu_peak_mb: float = 0.0
+    """0 where no GPU was used."""
     train_examples: int = 0
     scores_champion: list[float] = []
     """Per evaluation example: 1 or 0 for classes, minus the loss for a language model."""

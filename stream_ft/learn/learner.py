@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_ft.learn import gate, schedule
-from stream_ft.learn.drift import Alarm, Detector
+from stream_ft.learn.drift import Alarm, Detector, Reading
 from stream_ft.learn.job import Job, Result
 from stream_ft.release.fold import State
 
@@ -193,6 +193,20 @@ class Learner:
     def leading(self) -> bool:
         """True while the folded log says that this learner leads."""
         return self._has_led and self._state is not None and self._state.leader == f"learner/{self.name}"
+
+    @property
+    def fruitless(self) -> int:
+        """Rounds in a row that brought no promotion."""
+        return self._failures
+
+    @property
+    def unlearned(self) -> int:
+        """Examples, new or revised, that the active version has not learned from."""
+        return max(0, self._max_seq - self._champion_upto)
+
+    def drift(self) -> Reading | None:
+        """What the drift detector watches now."""
+        return self._detector.reading()
 
     def snapshot(self) -> bytes:
         """What must survive a restart."""

@@ -66,6 +66,15 @@ class Memory(Struct, frozen=True, kw_only=True):
     predictions_time: Watermark = Watermark()
 
 
+class Composition(Struct, frozen=True, kw_only=True):
+    """What the training examples are."""
+
+    by_trust: dict[tuple[int, bool], int]
+    """``(trust, fresh)`` to how many."""
+    class_sizes: list[int]
+    """Training examples of each class, in no order."""
+
+
 class Counts(Struct, frozen=True, kw_only=True):
     """How much the store holds."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -116,6 +116,18 @@ class Examples:
     def classes(self) -> int:
         """Labels among the training examples."""
         return len(self._per_class)
+
+    @property
+    def class_sizes(self) -> Collection[int]:
+        """Training examples of each class."""
+        return self._per_class.values()
+
+    def by_trust(self, fresh_after: int) -> dict[tuple[int, bool], int]:
+        """Training examples by trust, and by whether their ``seq`` is greater than ``fresh_after``."""
+        rows = self._db.execute(
+            "SELECT trust, seq > ?, count(*) FROM examples WHERE holdout = 0 GROUP BY 1, 2", (fresh_after,)
+        )
+        return {(trust, bool(fresh)): count for trust, fresh, count in rows}
 
     def find(self, digest: bytes) -> Row | None:
         """The example with a text."""

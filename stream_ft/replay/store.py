@@ -17,7 +17,7 @@ from stream_ft import failpoints
 from stream_ft.events import Example
 from stream_ft.ports import Outgoing
 from stream_ft.replay import database
-from stream_ft.replay.applied import Applied, Counts, Item, Memory, Scored
+from stream_ft.replay.applied import Applied, Composition, Counts, Item, Memory, Scored
 from stream_ft.replay.claims import Claims
 from stream_ft.replay.contradiction import Neighbourhood
 from stream_ft.replay.examples import Examples
@@ -28,7 +28,7 @@ from stream_ft.replay.parked import Parked
 from stream_ft.replay.sampler import Name, sampler
 from stream_ft.topics import topic
 
-__all__ = ["Applied", "Counts", "Item", "Scored", "Store"]
+__all__ = ["Applied", "Composition", "Counts", "Item", "Scored", "Store"]
 
 _MEMORY = "store.memory"
 
@@ -133,6 +133,17 @@ class Store:
             orphans=waiting["orphan"],
             outbox=self._outbox.count,
         )
+
+    def composition(self, fresh_after: int) -> Composition:
+        """What the training examples are; reads all of them.
+
+        Args:
+            fresh_after: examples with a greater ``seq`` are fresh.
+        """
+        with self._reading():
+            return Composition(
+                by_trust=self._examples.by_trust(fresh_after), class_sizes=list(self._examples.class_sizes)
+            )
 
     def labels(self) -> frozenset[str]:
         """Labels that users may give."""

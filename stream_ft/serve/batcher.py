@@ -94,6 +94,8 @@ class Batcher(Generic[T]):
             bounded and an overload ends with its cause; one that finds nothing waiting is always admitted.
         on_batch: called with the inputs in each forward.
         on_queue: called with the inputs that wait, whenever that changes.
+        on_wait: called with the seconds that a request waited for its batch.
+        on_forward: called with the seconds of each forward.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Batcher(Generic[T]):
         max_wait_s: float = math.inf,
         on_batch: Callable[[int], None] = lambda size: None,
         on_queue: Callable[[int], None] = lambda size: None,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+        on_forward: Callable[[float], None] = lambda seconds: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._forwards: dict[Slot, Callable[[list[str]], list[T]]] = {
@@ -120,6 +124,8 @@ class Batcher(Generic[T]):
         self._pace_s = 0.0
         self._on_batch = on_batch
         self._on_queue = on_queue
+        self._on_wait = on_wait
+        self._on_forward = on_forward
         self._monotonic = monotonic
         self._requests: deque[_Request[T]] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -249,6 +255,7 @@ class Batcher(Generic[T]):
             if abandoned:
                 head.fail(self._late())
                 continue
+            self._on_wait(now - (head.deadline - self._deadline_s))
             batch.append(head)
             size += len(head.texts)
         self._requests.extendleft(reversed(passed))
@@ -265,7 +272,9 @@ class Batcher(Generic[T]):
                 self._on_batch(len(chunk))
                 begun = self._monotonic()
                 answers.extend(forward(chunk))
-                self._paced((self._monotonic() - begun) / len(chunk))
+                took = self._monotonic() - begun
+                self._on_forward(took)
+                self._paced(took / len(chunk))
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
             if batch[0].slot == "challenger":  # whatever is wrong with it, the champion is there
                 log.error("the challenger failed; the champion answers", exc_info=error)

@@ -47,6 +47,7 @@ ROUTE_OF = {
     "/feedback": "feedback",
     "/labels": "labels",
     "/status": "status",
+    "/console": "console",
     "/versions": "status",
     "/metrics": "metrics",
     "/livez": "probe",
@@ -185,7 +186,7 @@ class Guard:
 
 
 def route_of(path: str) -> str:
-    """The metric label of a path, one of :data:`stream_ft.metrics.ROUTES`."""
+    """The metric label of a path, one of :data:`stream_ft.metric_labels.ROUTES`."""
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "probe" if path.startswith("/v2/health/") else "other"
     if path.startswith("/versions/"):

@@ -196,6 +196,7 @@ class Inference:
         return issued
 
     def _publish_one(self, name: str, text: str, answer: Answer, now: float, latency: float) -> None:
+        self._metrics.predicted(answer.version.name)
         event = Prediction(
             id=name,
             time=now,

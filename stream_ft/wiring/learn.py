@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from stream_ft import logs, metrics
 from stream_ft.clock import SystemClock
@@ -30,12 +29,15 @@ from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.store import Applied
 from stream_ft.topics import topic
-from stream_ft.wiring import encoding, genesis, storing
+from stream_ft.wiring import encoding, gauges, genesis, storing
+from stream_ft.wiring.consumption import Consumption
 from stream_ft.wiring.core import Core
+from stream_ft.wiring.gauges import Gauges
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.outbox import Publisher
 from stream_ft.wiring.probes import ProbeServer
 from stream_ft.wiring.processes import StopSignal
+from stream_ft.wiring.quality import Quality
 from stream_ft.wiring.redacting import redaction
 
 log = logging.getLogger("stream_ft.learn")
@@ -48,8 +50,8 @@ TICK_S = 0.5
 STATUS_S = 1.0
 RETRY_S = 1.0
 OUTBOX_CAP = 10_000
-ACCURACY_WINDOW = 300
-"""Answers, judgements of users and ratings that the rolling numbers are of."""
+VERDICT_OF = {"promotion": "accepted", "refusal": "refused", "failure": "failed"}
+"""By the kind of happening that ends a round."""
 
 
 class Loop:
@@ -75,18 +77,20 @@ class Loop:
         self._series = series
         self._status = status
         self._publisher = Publisher(log, core.store, topic(settings.model.name, "dlq"))
-        self._topics = [topic(settings.model.name, kind) for kind in TOPICS[settings.learn.reads]]
+        self._topics = {
+            topic(settings.model.name, kind): Consumption(kind, series, clock.monotonic)
+            for kind in TOPICS[settings.learn.reads]
+        }
         self._happenings: deque[Happening] = deque(maxlen=300)
-        self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
-        self._wrong: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
-        self._ratings: deque[float] = deque(maxlen=ACCURACY_WINDOW)
-        self._lag = 0
+        self._quality = Quality(series)
+        self._gauges = Gauges(settings, core, series)
         self._full_until = -math.inf
         self._log_full_until = -math.inf
         self._ticked = -math.inf
         self._written = -math.inf
         self._alarms = 0
         self._progress = clock.monotonic()
+        series.pass_age.set_function(lambda: clock.monotonic() - self._progress)
         self._offsets = core.store.offsets()
         self._log_ids: dict[str, str] = msgspec.json.decode(core.store.load("event_logs") or b"{}", type=dict[str, str])
         if (kept := core.store.load("happenings")) is not None:
@@ -98,15 +102,17 @@ class Loop:
         # What is told must not stop what is done; what cannot be kept now is kept with the next.
         with contextlib.suppress(StoreFullError):
             self.core.store.save("happenings", msgspec.json.encode(list(self._happenings)))
-        numbers = happening.numbers
+        series, verdict = self._series, VERDICT_OF.get(happening.kind)
         if happening.kind == "drift":
-            self._series.drift_alarms.inc()
-        elif happening.kind in ("promotion", "refusal", "failure") and happening.round_kind:
-            verdict = {"promotion": "accepted", "refusal": "refused", "failure": "failed"}[happening.kind]
-            self._series.round(happening.round_kind, verdict, happening.seconds, happening.cpu_s)
-        bound = numbers.get("lower_bound")
-        if isinstance(bound, int | float):
-            self._series.gate_bound.set(bound)
+            series.drift_alarms.inc()
+        elif happening.kind == "rollback":
+            series.rollbacks.inc()
+        elif happening.kind == "promotion":
+            series.promoted(happening.round_kind or "operator")
+        if verdict is not None and happening.round_kind:
+            series.round(happening.round_kind, verdict)
+            if verdict != "failed" and self.core.learner.verdict is not None:
+                gauges.judged(series, happening.round_kind, self.core.learner.verdict)
 
     def step(self) -> bool:
         """One pass. True if there was something to do."""
@@ -136,6 +142,7 @@ class Loop:
         busy = self._consume(now)
         self.core.follow(now)
         self._look_after_round(now)
+        self._quality.live(self.core.dossier.examples_upto, now)
         if self._clock.monotonic() - self._ticked >= TICK_S:
             self._ticked = self._clock.monotonic()
             self.core.perform([], now)
@@ -162,18 +169,19 @@ class Loop:
             raise StoreFullError(
                 f"{waiting} dead letters wait to be published, and no more can.", "Make room for the log."
             )
-        self._lag = 0
-        for name in self._topics:
+        for name, consumption in self._topics.items():
             self._check_log(name)
             for partition in self._log.partitions(name):
                 key = (name, partition)
                 offset = self._offsets.get(key, 0)
                 found = self._log.read(name, partition, offset, BATCH)
                 records += found
-                self._lag += max(0, self._log.bounds(name, partition)[1] - offset - len(found))
+                consumption.read(partition, offset, found, self._log.bounds(name, partition)[1], now)
+            consumption.show()
         if not records:
             return False
-        applied = self.core.ingest(records, now)
+        with self._series.ingest_seconds.time():
+            applied = self.core.ingest(records, now)
         self._offsets = self.core.store.offsets()
         self._count(applied)
         if applied.rejects:
@@ -215,37 +223,23 @@ class Loop:
             series.event("duplicate", applied.duplicates)
         for reject in applied.rejects:
             series.dead_letter(reject.reason)
-        self._recent.extend(scored.correct for scored in applied.scored if scored.covers)
-        if self._recent:
-            accuracy = sum(self._recent) / len(self._recent)
-            series.live_accuracy.set(accuracy)
-            series.drift_statistic.set(1 - accuracy)
-        # Users correct errors, not successes: what they say is a rate of its own and no part of the accuracy.
-        self._wrong.extend(not scored.correct for scored in applied.scored if not scored.covers)
-        if self._wrong:
-            series.correction_rate.set(sum(self._wrong) / len(self._wrong))
-        self._ratings.extend(applied.ratings)
-        if self._ratings:
-            series.rating.set(sum(self._ratings) / len(self._ratings))
+        self._quality.note(applied)
 
     def _look_after_round(self, now: float) -> None:
         if self.core.round is not None and (outcome := self.core.round.poll()) is not None:
+            gauges.ended(self._series, outcome)
             self.core.finish(outcome, now)
 
     def _write_status(self, now: float) -> None:
         if self._clock.monotonic() - self._written < STATUS_S:
             return
         self._written = self._clock.monotonic()
-        core, learner, series = self.core, self.core.learner, self._series
+        core, learner = self.core, self.core.learner
         counts = core.store.count()
-        series.examples(counts.train, counts.holdout)
-        series.examples_upto.set(core.dossier.examples_upto)
-        series.classes.set(len(core.head.labels))
-        series.leading.set(learner.leading)
-        series.epoch.set(core.state.epoch)
-        series.lag.set(self._lag)
-        series.outbox.set(self._publisher.waiting())
         ready, why = self.ready()
+        self._gauges.show(counts, outbox=counts.outbox, halted=bool(self.halted), monotonic=self._written)
+        accuracy, accuracy_over = self._quality.accuracy
+        corrections, corrections_over = self._quality.corrections
         status: dict[str, Any] = {
             "time": now,
             "pid": os.getpid(),
@@ -264,12 +258,12 @@ class Loop:
             "verdict": None if learner.verdict is None else msgspec.to_builtins(learner.verdict),
             "examples_upto": core.dossier.examples_upto,
             "counts": msgspec.to_builtins(counts),
-            "accuracy": sum(self._recent) / len(self._recent) if self._recent else None,
-            "accuracy_over": len(self._recent),
-            "correction_ratio": sum(self._wrong) / len(self._wrong) if self._wrong else None,
-            "corrections_over": len(self._wrong),
+            "accuracy": accuracy,
+            "accuracy_over": accuracy_over,
+            "correction_ratio": corrections,
+            "corrections_over": corrections_over,
             "drift_alarms": learner.alarms,
-            "lag": self._lag,
+            "lag": sum(consumption.lag for consumption in self._topics.values()),
             "happenings": msgspec.to_builtins(list(self._happenings)),
         }
         try:
@@ -320,7 +314,8 @@ def run(settings: Settings) -> int:
             jobs=state / "jobs",
             redact=redaction(settings),
         )
-        series = metrics.LearnMetrics(CollectorRegistry())
+        series = metrics.LearnMetrics(metrics.new_registry())
+        metrics.watch_process(series.registry)
         loop = Loop(
             settings=settings, core=core, log=event_log, clock=clock, series=series, status=state / "learn.status.json"
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import psutil
@@ -21,6 +22,7 @@ from stream_ft.learn.job import Job, Result
 from stream_ft.memory import give_back
 from stream_ft.parent import SUPERVISED
 
+Limit = Literal["", "time", "memory"]
 GRACE_S = 20.0
 """A round ends itself on its own budget; after this much more it is killed."""
 POLL_S = 0.02
@@ -42,6 +44,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
     reason: str = ""
     cpu_s: float = 0.0
     """Used by the process, whether it ended by itself, died or was killed."""
+    seconds: float = 0.0
+    """Since its start."""
+    broke: Limit = ""
+    """The limit for which it was killed."""
 
 
 class RoundProcess:
@@ -107,12 +113,25 @@ class RoundProcess:
     def poll(self) -> Outcome | None:
         """The outcome once the process has ended or was killed for its budget; ``None`` while it runs."""
         if not self._ended():
-            why = self._over_budget()
-            if not why:
+            broke, why = self._over_budget()
+            if not broke:
                 return None
             self.kill()
-            return Outcome(job=self.job, folder=self.folder, result=None, reason=why, cpu_s=self._cpu_s)
+            return Outcome(
+                job=self.job,
+                folder=self.folder,
+                result=None,
+                reason=why,
+                cpu_s=self._cpu_s,
+                seconds=self.elapsed_s,
+                broke=broke,
+            )
         return self._collect()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it started."""
+        return time.monotonic() - self._started
 
     def wait(self) -> Outcome:
         """Block until the outcome is there."""
@@ -141,17 +160,17 @@ class RoundProcess:
             self._cpu_s = usage.ru_utime + usage.ru_stime
         return True
 
-    def _over_budget(self) -> str:
-        elapsed = time.monotonic() - self._started
+    def _over_budget(self) -> tuple[Limit, str]:
+        elapsed = self.elapsed_s
         if self._seconds is not None and elapsed > self._seconds + GRACE_S:
-            return f"The round was killed after {elapsed:.0f} s; its limit is {self._seconds:.0f} s."
+            return "time", f"The round was killed after {elapsed:.0f} s; its limit is {self._seconds:.0f} s."
         try:
             resident = psutil.Process(self.pid).memory_info().rss
         except psutil.Error:
-            return ""
+            return "", ""
         if resident > self._memory:
-            return f"The round was killed at {resident >> 20} MB; its limit is {self._memory >> 20} MB."
-        return ""
+            return "memory", f"The round was killed at {resident >> 20} MB; its limit is {self._memory >> 20} MB."
+        return "", ""
 
     def _close(self) -> None:
         self._log.close()
@@ -169,6 +188,7 @@ class RoundProcess:
                 result=None,
                 reason=f"The round ended with code {code} and no result.",
                 cpu_s=self._cpu_s,
+                seconds=self.elapsed_s,
             )
         result = msgspec.json.decode(path.read_bytes(), type=Result)
         return Outcome(
@@ -177,4 +197,5 @@ class RoundProcess:
             result=result if result.ok else None,
             reason="" if result.ok else result.reason,
             cpu_s=max(self._cpu_s, result.cpu_s),
+            seconds=self.elapsed_s,
         )

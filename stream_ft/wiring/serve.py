@@ -111,6 +111,8 @@ class Service:
                 raise
             log.error("the control log is away; the last good version is served: %s", error)
         series = metrics.ServeMetrics(metrics.new_registry())
+        series.queue_limit.set(settings.serve.queue)
+        metrics.watch_process(series.registry)
         slots = Slots(engine)
         self._slots = slots
         self._settings = settings
@@ -124,6 +126,8 @@ class Service:
             max_wait_s=settings.serve.max_wait_s,
             on_batch=series.batch.observe,
             on_queue=series.queue.set,
+            on_wait=series.queue_wait.observe,
+            on_forward=series.forward.observe,
         )
         self.appender = Appender(event_log, on_published=series.published.inc, on_failed=series.appends_failed.inc)
         self.follower = Follower(

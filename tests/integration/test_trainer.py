@@ -138,8 +138,9 @@ def test_fault_14_exploding_gradients_are_clipped():
 
 
 def test_a_deadline_ends_the_training_between_two_steps():
-    times = iter([0.0, 1.0, 2.0, 3.0])
-    assert go(Told(1.0), deadline=2.5, monotonic=lambda: next(times), steps=50).steps == 3
+    times = iter([-1.0, 0.0, 1.0, 2.0, 3.0, 4.0])
+    done = go(Told(1.0), deadline=2.5, monotonic=lambda: next(times), steps=50)
+    assert (done.steps, done.seconds) == (3, 5.0)
 
 
 def test_the_rate_goes_up_and_then_down_to_nothing():

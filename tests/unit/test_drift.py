@@ -104,6 +104,7 @@ def test_a_smaller_delta_alarms_later() -> None:
 def test_none_never_alarms() -> None:
     found = detector("none", delta=1e-5)
     assert isinstance(found, NoDrift)
+    assert found.reading() is None
     assert feed(found, 0.0, 500, random.Random(0)) + feed(found, 1.0, 500, random.Random(0)) == []
     found.reset()
 
@@ -111,3 +112,32 @@ def test_none_never_alarms() -> None:
 def test_an_unknown_name_is_told() -> None:
     with pytest.raises(ConfigError, match="adwin, page_hinkley or none"):
         detector("ddm", delta=0.1)
+
+
+# --- what an operator sees -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adwin", "page_hinkley"])
+def test_what_is_watched_reaches_the_threshold_about_where_the_alarm_is(name: str) -> None:
+    found, draw = detector(name, delta=1e-5), random.Random(0)
+    first = found.reading()
+    assert first is not None
+    assert (first.detector, first.error) == (name, 0.0)
+    assert first.statistic < first.threshold
+    feed(found, 0.1, 2_000, draw)
+    calm = found.reading()
+    assert calm is not None
+    assert calm.statistic < 0.7 * calm.threshold
+    assert 0.0 <= calm.error <= 0.3
+    last = calm
+    for _ in range(1_000):
+        if found.update(float(draw.random() < 0.6)) is not None:
+            break
+        seen = found.reading()
+        assert seen is not None
+        last = seen
+    assert last.statistic > 0.7 * last.threshold
+    assert last.error > 0.3
+    fresh = found.reading()
+    assert fresh is not None
+    assert fresh.error == 0.0, "an alarm begins anew"

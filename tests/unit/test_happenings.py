@@ -136,8 +136,8 @@ def say(learning: Learning, number: int, kind: str, label: str | None = None, **
     learning.publish("feedback", to_json(said))
 
 
-def gauge(learning: Learning, name: str) -> float | None:
-    return learning.loop._series.registry.get_sample_value(name)
+def gauge(learning: Learning, name: str, **labels: str) -> float | None:
+    return learning.loop._series.registry.get_sample_value(name, labels)
 
 
 def test_feedback_makes_the_rate_of_corrections_and_no_accuracy(learner: Start) -> None:
@@ -147,15 +147,15 @@ def test_feedback_makes_the_rate_of_corrections_and_no_accuracy(learner: Start) 
     ):
         say(learning, number, kind, label)
     learning.step(2)
-    assert gauge(learning, "stream_ft_correction_ratio") == 2 / 5
-    assert gauge(learning, "stream_ft_live_accuracy_ratio") == 0
+    assert gauge(learning, "stream_ft_correction_ratio", window="last") == 2 / 5
+    assert gauge(learning, "stream_ft_live_accuracy_ratio", base="v0", tier="slow") is None
     told = status(learning)
     assert (told["correction_ratio"], told["corrections_over"], told["accuracy_over"]) == (2 / 5, 5, 0)
 
     learning.label(100, 104)
     learning.step(2)
     assert status(learning)["accuracy_over"] == 4
-    assert gauge(learning, "stream_ft_correction_ratio") == 2 / 5
+    assert gauge(learning, "stream_ft_correction_ratio", window="last") == 2 / 5
 
 
 def test_the_rate_is_of_the_last_answers(learner: Start) -> None:
@@ -165,7 +165,7 @@ def test_the_rate_is_of_the_last_answers(learner: Start) -> None:
     for number in range(10, 310):
         say(learning, number, "accept")
     learning.step(3)
-    assert gauge(learning, "stream_ft_correction_ratio") == 0.0
+    assert gauge(learning, "stream_ft_correction_ratio", window="last") == 0.0
     assert status(learning)["corrections_over"] == 300
 
 
@@ -176,11 +176,11 @@ def test_ratings_are_a_metric_and_nothing_else(learner: Start) -> None:
     say(learning, 3, "rating", rating=100.0, source="model")
     learning.publish("feedback", to_json(Feedback(prediction_id="later", kind="rating", rating=7.0)))
     learning.step(2)
-    assert gauge(learning, "stream_ft_rating_mean") == 3.0
+    assert gauge(learning, "stream_ft_rating_mean", window="last") == 3.0
     assert learning.store.count().train == 0
     assert status(learning)["corrections_over"] == 0
     prediction = Prediction(id="later", time=START, model="default", version="v", base="b", input="a text", output="a")
     learning.publish("predictions", to_json(prediction))
     learning.step(2)
-    assert gauge(learning, "stream_ft_rating_mean") == 4.0
+    assert gauge(learning, "stream_ft_rating_mean", window="last") == 4.0
     assert learning.log.read(names("dlq"), 0, 0, 9) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serving_parts import Serving
 
-from stream_ft import control, metrics
+from stream_ft import control, metric_labels, metrics
 from stream_ft.serve.http import route_of
 
 
@@ -164,7 +164,7 @@ def test_fault_25_the_number_of_series_does_not_grow_with_what_clients_send(serv
 )
 def test_routes_have_few_names(path: str, route: str) -> None:
     assert route_of(path) == route
-    assert route in metrics.ROUTES
+    assert route in metric_labels.ROUTES
 
 
 # --- probes, index ----------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_probes_tell_life_from_readiness(tmp_path: Path) -> None:
 def test_metrics_are_prometheus_text(serving: Serving) -> None:
     response = serving.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert 'stream_ft_active_version_info{base="' in response.text
+    assert 'stream_ft_active_base_info{base="' in response.text
 
 
 def test_the_index_names_every_endpoint_that_is_there(serving: Serving) -> None:

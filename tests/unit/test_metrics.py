@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 
-from stream_ft.metrics import DEAD_LETTERS, LearnMetrics, ServeMetrics, new_registry, render, series, slug
+from stream_ft import metric_labels, metrics
+from stream_ft.metric_labels import base_and_tier, slug
+from stream_ft.metrics import LearnMetrics, ServeMetrics, new_registry, render, series
 
 NAME = re.compile(r"stream_ft_[a-z0-9_]+")
-UNITS = ("_total", "_seconds", "_ratio", "_info")
 
 
 @pytest.fixture(params=[ServeMetrics, LearnMetrics])
 def made(request: pytest.FixtureRequest) -> ServeMetrics | LearnMetrics:
     result: ServeMetrics | LearnMetrics = request.param(new_registry())
     return result
+
+
+def value(of: ServeMetrics | LearnMetrics, name: str, **labels: str) -> float | None:
+    return of.registry.get_sample_value(f"stream_ft_{name}", labels)
+
+
+def labels_of(of: ServeMetrics | LearnMetrics, name: str, label: str) -> set[str]:
+    samples = [s for family in of.registry.collect() for s in family.samples]
+    return {s.labels[label] for s in samples if s.name == f"stream_ft_{name}"}
 
 
 def test_names_have_the_prefix_and_a_help_text(made: ServeMetrics | LearnMetrics) -> None:
@@ -33,7 +44,7 @@ def test_no_series_of_creation_times(made: ServeMetrics | LearnMetrics) -> None:
 def test_two_processes_in_one_test_do_not_meet() -> None:
     first, second = ServeMetrics(new_registry()), ServeMetrics(new_registry())
     first.published.inc(3)
-    assert second.registry.get_sample_value("stream_ft_predictions_published_total") == 0
+    assert value(second, "predictions_published_total") == 0
 
 
 def test_a_slug_is_one_of_the_known() -> None:
@@ -41,38 +52,155 @@ def test_a_slug_is_one_of_the_known() -> None:
     assert slug("user-4711", ("hash", "keys")) == "other"
 
 
-def test_fault_25_ten_thousand_users_versions_and_reasons_make_few_series() -> None:
-    serve, learn = ServeMetrics(new_registry()), LearnMetrics(new_registry())
-    for i in range(10_000):
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("v3.7.0", ("v3", "slow")),
+        ("v3.7.12", ("v3", "fast")),
+        ("", ("other", "slow")),
+        ("v3.7", ("other", "slow")),
+        ("v3.7.x", ("other", "slow")),
+        ("user 4711", ("other", "slow")),
+    ],
+)
+def test_a_version_is_told_by_base_and_tier_never_by_its_head(version: str, said: tuple[str, str]) -> None:
+    assert base_and_tier(version) == said
+
+
+def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
+    """Everything that has a label gets every value of it that is ``known``, or many that are not."""
+    many = range(0 if known else 10_000)
+
+    def values(these: tuple[str, ...], what: str) -> list[str]:
+        return list(these) if known else [f"{what} {i}" for i in range(100)]
+
+    for route, code in itertools.product(metric_labels.ROUTES, metric_labels.CODES):
+        serve.request(route, int(code))
+    for i in many:
         serve.request(f"/user/{i}", 200 + i)
-        serve.swapped(f"v{i}.{i}.0", f"{i:064x}", i, 0.1)
-        serve.swap_failed(f"step {i}")
-        learn.dead_letter(f"reason {i}")
-        learn.event(f"kind {i}")
-        learn.round(f"kind {i}", f"verdict {i}", 1.0, 1.0)
-    assert series(serve.registry) + series(learn.registry) <= 500
-
-
-def test_only_one_version_is_shown_as_active() -> None:
-    metrics = ServeMetrics(new_registry())
-    metrics.swapped("v0.0.0", "a" * 64, 0, 0.1)
-    metrics.swapped("v1.1.0", "b" * 64, 1, 0.2)
-    samples = [s for f in metrics.registry.collect() for s in f.samples if s.name == "stream_ft_active_version_info"]
-    assert [(s.labels["version"], s.labels["base"], s.value) for s in samples] == [("v1.1.0", "b" * 12, 1.0)]
-    assert metrics.registry.get_sample_value("stream_ft_swap_seconds_count") == 2
-
-
-def test_every_label_value_is_possible_at_once_and_still_small() -> None:
-    learn = LearnMetrics(new_registry())
-    for reason in DEAD_LETTERS:
+        serve.swapped(f"v{i}.{i}.{i % 2}", f"{i:064x}", i, 0.1)
+        serve.predicted(f"v{i}.{i}.{i % 2}")
+        learn.scored(f"v{i}.{i}.{i}", correct=bool(i % 2))
+        learn.accuracy(f"v{i}", ("slow", "fast")[i % 2], 0.5)
+        learn.accuracy(f"v{i}", ("slow", "fast")[1 - i % 2], 0.5)
+        learn.scored(f"v{i}.{i}.{i}", correct=not i % 2)
+    for i in many[::100]:
+        learn.recall({f"class {i} {j}": j / 12 for j in range(12)}, 0.9)
+    for step in values(metric_labels.SWAP_STEPS, "step"):
+        serve.swap_failed(step)
+        serve.challenger_failed(step)
+    for slot in values(metric_labels.SLOTS, "slot"):
+        serve.answered(slot)
+    for result in values(metric_labels.SHADOWED, "result"):
+        serve.shadowed(result)
+    for reason in values(metric_labels.DEAD_LETTERS, "reason"):
         learn.dead_letter(reason)
-    learn.examples(train=3, holdout=1)
-    assert learn.registry.get_sample_value("stream_ft_examples", {"split": "holdout"}) == 1
-    assert learn.registry.get_sample_value("stream_ft_dead_letters_total", {"reason": "other"}) is None
+    for kind in values(metric_labels.EVENT_KINDS, "kind"):
+        learn.event(kind)
+    for topic in values(metric_labels.TOPICS, "topic"):
+        learn.consumed(topic, 1)
+        learn.consumer(topic, lag=1, behind_s=1.0, partitions=1, stalled_s=lambda: 0.0)
+    for kind in values(metric_labels.ROUND_KINDS, "kind"):
+        learn.promoted(kind)
+        learn.verdict(kind, champion=0.5, challenger=0.6, bound=0.1, examples=9)
+        learn.trained(kind, losses=(2.0, 1.0), step_s=0.1, steps=1, skipped=1, memory_bytes=1.0, gpu_bytes=1.0)
+        for verdict in values(metric_labels.VERDICTS, "verdict")[:50]:
+            learn.round(kind, verdict)
+    for limit in values(metric_labels.LIMITS, "limit"):
+        learn.over_budget(limit)
+    learn.round_cost(1.0, 1.0)
+    learn.promoted("operator")
+    learn.replay({}, [1, 2, 3])
+    learn.examples(1, 1)
+    learn.capacity(1, 1)
+    learn.waiting(1, 1)
+    learn.judged(True)
+    learn.judged(False)
+    learn.corrections(0.5)
+    learn.rating(1.0)
+    learn.drift("adwin", statistic=0.1, threshold=0.2, error=0.1)
+
+
+def test_fault_25_ten_thousand_users_labels_versions_and_reasons_make_few_series() -> None:
+    serve, learn = ServeMetrics(new_registry()), LearnMetrics(new_registry())
+    for registry in (serve.registry, learn.registry):
+        metrics.watch_process(registry)
+    flood(serve, learn, known=True)
+    flood(serve, learn, known=False)
+    count = series(serve.registry) + series(learn.registry)
+    assert count <= metrics.MOST_SERIES, count
+    assert count > 300, "the flood has reached what it was to reach"
+
+
+def test_the_last_eight_bases_have_series_and_those_that_leave_lose_theirs() -> None:
+    learn, serve = LearnMetrics(new_registry()), ServeMetrics(new_registry())
+    for i in range(20):
+        learn.scored(f"v{i}.{i}.0", correct=True)
+        learn.accuracy(f"v{i}", "slow", i / 20)
+        serve.predicted(f"v{i}.{i}.3")
+        if i > 5:
+            learn.scored("v5.5.0", correct=False)  # a base of which something is still said stays
+            serve.predicted("v5.5.0")
+    kept = {"v5", *(f"v{i}" for i in range(13, 20))}
+    assert labels_of(learn, "live_accuracy_ratio", "base") == kept
+    assert labels_of(learn, "scored_answers_total", "base") == kept
+    assert labels_of(serve, "answers_total", "base") == kept
+    assert value(learn, "live_accuracy_ratio", base="v5", tier="slow") == 0.25
+    assert value(learn, "scored_answers_total", base="v5", result="wrong") == 14
+    assert value(serve, "answers_total", base="v5", tier="slow") == 14
+
+
+def test_the_classes_that_do_worst_are_shown_and_the_others_not_any_more() -> None:
+    learn = LearnMetrics(new_registry())
+    learn.recall({"refund": 0.2, "parcel\nlost": 0.3}, 0.9)
+    assert labels_of(learn, "class_recall_ratio", "class") == {"refund", "parcel lost", "other"}
+    learn.recall({"greeting": 0.4}, None)
+    assert labels_of(learn, "class_recall_ratio", "class") == {"greeting"}
+    learn.recall({"a" * 100: 0.4, "": 0.5}, None)
+    assert labels_of(learn, "class_recall_ratio", "class") == {"a" * 64, "unnamed"}
+
+
+def test_only_one_base_is_shown_as_active() -> None:
+    serve = ServeMetrics(new_registry())
+    serve.swapped("v0.0.0", "a" * 64, 0, 0.1)
+    serve.swapped("v1.4.7", "b" * 64, 4, 0.2)
+    samples = [s for f in serve.registry.collect() for s in f.samples if s.name == "stream_ft_active_base_info"]
+    assert [(s.labels["base"], s.labels["sha256"], s.value) for s in samples] == [("v1", "b" * 12, 1.0)]
+    assert value(serve, "swap_seconds_count") == 2
+    assert value(serve, "active_epoch") == 4
+
+
+def test_what_is_not_known_has_no_series() -> None:
+    learn = LearnMetrics(new_registry())
+    learn.verdict("head", champion=None, challenger=float("nan"), bound=None, examples=12)
+    learn.trained("head", losses=None, step_s=0.0, steps=0, skipped=0, memory_bytes=5.0, gpu_bytes=0.0)
+    for name in ("gate_score_ratio", "gate_bound_ratio", "round_gpu_memory_bytes", "trainer_loss"):
+        assert not [s for f in learn.registry.collect() for s in f.samples if s.name == f"stream_ft_{name}"], name
+    assert value(learn, "gate_examples", kind="head") == 12
+    assert value(learn, "round_memory_bytes", kind="head") == 5.0
 
 
 def test_a_round_costs_no_less_than_nothing() -> None:
     learn = LearnMetrics(new_registry())
-    learn.round("lora", "refused", 2.0, cpu_s=-1.0)
-    assert learn.registry.get_sample_value("stream_ft_round_cpu_seconds_total") == 0
-    assert learn.registry.get_sample_value("stream_ft_rounds_total", {"kind": "lora", "verdict": "refused"}) == 1
+    learn.round("lora", "refused")
+    learn.round_cost(2.0, cpu_s=-1.0)
+    assert value(learn, "round_cpu_seconds_total") == 0
+    assert value(learn, "round_seconds_count") == 1
+    assert value(learn, "rounds_total", kind="lora", verdict="refused") == 1
+
+
+def test_how_long_a_partition_stands_still_is_asked_at_every_scrape() -> None:
+    learn = LearnMetrics(new_registry())
+    still = [1.0]
+    learn.consumer("labels", lag=3, behind_s=2.0, partitions=4, stalled_s=lambda: still[0])
+    assert value(learn, "consumer_stalled_seconds", topic="labels") == 1.0
+    still[0] = 61.0
+    assert value(learn, "consumer_stalled_seconds", topic="labels") == 61.0
+    assert value(learn, "consumer_lag_events", topic="labels") == 3
+    assert value(learn, "consumer_lag_seconds", topic="labels") == 2.0
+
+
+def test_the_memory_of_a_process_is_shown_under_its_usual_name() -> None:
+    registry = new_registry()
+    metrics.watch_process(registry)
+    assert (registry.get_sample_value("process_resident_memory_bytes") or 0) > 1e6

@@ -79,6 +79,8 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         steps=trained.steps,
         skipped_steps=trained.skipped,
         losses=trained.losses,
+        train_s=trained.seconds,
+        gpu_peak_mb=torch.cuda.max_memory_allocated() / 2**20 if pick_device(job.device).type == "cuda" else 0.0,
         train_examples=len(train_on),
         scores_champion=scores_champion,
         scores_candidate=task.score(engine, Head.from_bytes(data), asked, evaluate),

@@ -41,6 +41,8 @@ class Trained:
     steps: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    """Of all steps, those that were skipped included."""
 
 
 def make_optimizer(model: torch.nn.Module, head: TrainingHead | None, rate: float) -> torch.optim.AdamW:
@@ -78,7 +80,7 @@ def train(
         TrainingAborted: losses were not finite or steps did not fit into memory several times in a row, or losses
             rose far above where they began.
     """
-    done = Trained()
+    done, began = Trained(), monotonic()
     in_a_row, size = 0, batch
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()
@@ -109,6 +111,7 @@ def train(
         failpoints.hit("round.after_step")
     optimizer.zero_grad(set_to_none=True)
     model.eval()
+    done.seconds = monotonic() - began
     return done
 
 
