@@ -48,7 +48,7 @@ BATCH = 32
 def main() -> None:
     """Measure and report."""
     bench = Benchmark("engine_options")
-    rounds, singles, train, test = (2, 20, 300, 200) if bench.quick else (6, 100, 3_000, 1_500)
+    rounds, singles, train, test = (2, 20, 300, 200) if bench.quick else (5, 60, 2_000, 1_000)
     base = resolve(MINILM)
     cache = Settings().cache_path()
     with tempfile.TemporaryDirectory() as scratch:
