@@ -14,6 +14,7 @@ import httpx
 
 from stream_ft import __version__
 from stream_ft.client import calls
+from stream_ft.client.bounded import bound
 from stream_ft.client.calls import Call, Kind
 from stream_ft.client.results import Accepted, Answer, Status, Versions
 from stream_ft.client.retry import Answered, Done, Failed, Tries
@@ -68,9 +69,9 @@ def checked_deadline(deadline_s: float) -> float:
 class Client:
     """Talks to one server, and waits for it. May be used by several threads; use it as a context manager, or close it.
 
-    Each call has one deadline, in seconds, for all of its tries and the waits between them. It is tried again on 429
-    and 503, as ``Retry-After`` asks, and when the connection fails. A server that sends its answer in dribs can hold a
-    call for longer; one of :class:`AsyncClient` is cut off at once.
+    Each call has one deadline, in seconds, for all of its tries and the waits between them. It is tried again on 429,
+    503 and 504, as ``Retry-After`` asks, and when the connection fails. At its deadline it is cut off, also when the
+    answer comes in dribs.
 
     Args:
         url: of the server.
@@ -104,6 +105,7 @@ class Client:
             transport=transport,
             trust_env=self._settings.trust_env,
         )
+        self._until = bound(self._http, self._clock)
 
     def __enter__(self) -> Client:
         return self
@@ -233,6 +235,7 @@ class Client:
 
     def _try(self, call: Call[T], tries: Tries[T]) -> Answered | Failed:
         end = self._clock.monotonic() + tries.left(self._clock.monotonic())
+        self._until.end = end
         request = self._http.build_request(
             call.method,
             call.path,

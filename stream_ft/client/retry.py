@@ -23,6 +23,8 @@ LEAST_TRY_S = 0.05
 """A try that would have less time than this is not made."""
 LATER = (429, 503)
 """Not taken now, but perhaps later."""
+SLOW = 504
+"""The server gave up waiting for its own answer, and may have taken what was sent; perhaps it is faster now."""
 MOST_SAID = 500
 """Characters of the server's sentence that are passed on."""
 
@@ -115,8 +117,9 @@ class Tries(Generic[T]):
         if isinstance(outcome, Answered):
             if 200 <= outcome.status < 300:
                 return Done(value=self._read(outcome))
-            if outcome.status not in LATER:
+            if outcome.status not in (*LATER, SLOW):
                 raise self._final(outcome)
+            self._unsure = self._unsure or outcome.status == SLOW
             after = retry_after_s(outcome.retry_after, wall)
         else:
             after = 0.0
@@ -152,8 +155,9 @@ class Tries(Generic[T]):
     def _not_now(self, outcome: Answered | Failed, after: float) -> ClientError:
         """The error if no other try is made."""
         if isinstance(outcome, Answered):
+            happened = "did not answer in its own time" if outcome.status == SLOW else "does not take it now"
             return UnavailableError(
-                f"{self._where} does not take it now: {sentence(outcome)}",
+                f"{self._where} {happened}: {sentence(outcome)}",
                 self._again() or f"Try again{f' in {after:g} s' if after else ' later'}, or give the call more time.",
                 status=outcome.status,
                 retry_after_s=after,

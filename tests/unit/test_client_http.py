@@ -173,6 +173,7 @@ def test_a_redirect_does_not_carry_the_token_away(talk: Callable[..., Talk]) -> 
     [
         429,
         503,
+        504,
         httpx.ConnectError("refused"),
         httpx.ReadError("reset"),
         httpx.RemoteProtocolError("left"),
