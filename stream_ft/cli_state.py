@@ -8,16 +8,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from stream_ft.cli_options import AsJson, Config, Set, StateDir, flags, settings
-from stream_ft.config import load
-from stream_ft.errors import AlreadyRunningError, StreamFTError
-
-if TYPE_CHECKING:
-    pass
+from stream_ft.config import Settings, load
+from stream_ft.errors import AlreadyRunningError, ConfigError, StreamFTError
 
 ROLES = ("up", "serve", "learn")
 WRITTEN = (
@@ -36,15 +33,61 @@ WRITTEN = (
 """Everything that a process writes into its state folder; ``reset`` removes nothing else."""
 
 
-def status(config: Config = None, state_dir: StateDir = None, assign: Set = None, as_json: AsJson = False) -> None:
+def status(
+    config: Config = None,
+    state_dir: StateDir = None,
+    assign: Set = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="S", min=0.1, help="Seconds between two pictures.")] = 1.0,
+) -> None:
     """What is in force, who leads, what runs, and when the next round comes and why."""
+    chosen = settings(config, state_dir, assign)
+    if watch:
+        from rich.console import Console
+
+        from stream_ft.cli_watch import watch as draw
+
+        if as_json:
+            raise ConfigError("--json and --watch do not go together.", "Ask for --json as often as you like.")
+        console = Console()
+        if not console.is_terminal:
+            raise ConfigError("--watch needs a terminal.", "Without one, ask for --json as often as you like.")
+        facts_of(chosen)  # nothing to watch is an error, not a picture
+        draw(lambda: facts_of(chosen), every_s=every, console=console)
+    facts = facts_of(chosen)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    flags = "".join(f", {name}" for name in ("pinned", "paused") if facts[name])
+    print(f"state     {facts['state_dir']}")
+    print(f"in force  {facts['version']} (epoch {facts['epoch']}{flags}), led by {facts['leader'] or 'nobody'}")
+    if (trial := facts["trial"]) is not None:
+        print(f"on trial  {trial['version']} (base {trial['base'][:12]}), {trial['kind']}, share {trial['share']:g}")
+    for role in ("serve", "learn"):
+        pid = facts["running"][role]
+        print(f"{role:<9} {'not running' if pid is None else f'process {pid}'}")
+    learner = facts["learner"]
+    if learner is None:
+        print("learner   has not written a status yet")
+        return
+    if facts["running"]["learn"] is None:
+        print(f"          the rest is as it was {time.time() - learner.get('time', 0):.0f} s ago")
+    for line in learner_lines(learner):
+        print(line)
+
+
+def facts_of(chosen: Settings) -> dict[str, Any]:
+    """Everything that ``status`` tells, as plain JSON values.
+
+    Raises:
+        StreamFTError: nothing was ever started there.
+    """
     from stream_ft.wiring.operator import look
 
-    chosen = settings(config, state_dir, assign)
     state = look(chosen).state
-    learner = _learner(chosen.state_path() / "learn.status.json")
-    running = {role: holder(chosen.state_path(), role) for role in ROLES}
-    facts: dict[str, Any] = {
+    trial = state.trial
+    return {
         "state_dir": str(chosen.state_path()),
         "version": state.version,
         "epoch": state.epoch,
@@ -54,36 +97,17 @@ def status(config: Config = None, state_dir: StateDir = None, assign: Set = None
         "pinned": state.pinned,
         "paused": state.paused,
         "trial": None
-        if state.trial is None
+        if trial is None
         else {
-            "kind": state.trial.kind,
-            "version": state.trial.version,
-            "base": state.trial.base,
-            "start_head": state.trial.start_head,
-            "share": state.trial.share,
+            "kind": trial.kind,
+            "version": trial.version,
+            "base": trial.base,
+            "start_head": trial.start_head,
+            "share": trial.share,
         },
-        "running": running,
-        "learner": learner,
+        "running": {role: holder(chosen.state_path(), role) for role in ROLES},
+        "learner": _learner(chosen.state_path() / "learn.status.json"),
     }
-    if as_json:
-        print(json.dumps(facts))
-        return
-    flags = "".join(f", {name}" for name in ("pinned", "paused") if facts[name])
-    print(f"state     {facts['state_dir']}")
-    print(f"in force  {state.version} (epoch {state.epoch}{flags}), led by {state.leader or 'nobody'}")
-    if state.trial is not None:
-        trial = state.trial
-        print(f"on trial  {trial.version} (base {trial.base[:12]}), {trial.kind}, share {trial.share:g}")
-    for role in ("serve", "learn"):
-        pid = running[role]
-        print(f"{role:<9} {'not running' if pid is None else f'process {pid}'}")
-    if learner is None:
-        print("learner   has not written a status yet")
-        return
-    if running["learn"] is None:
-        print(f"          the rest is as it was {time.time() - learner.get('time', 0):.0f} s ago")
-    for line in learner_lines(learner):
-        print(line)
 
 
 def learner_lines(learner: dict[str, Any]) -> list[str]:

@@ -88,6 +88,8 @@ class LearnSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8081, ge=0, le=65535)
     """Port of ``/livez``, ``/readyz`` and ``/metrics``; 0 takes a free one."""
+    frozen_after: int = Field(default=1_000, ge=0)
+    """Labels of the label topic after which a copy of the live version is frozen, to compare with; 0 for never."""
 
 
 class IngestSettings(Section):
@@ -224,6 +226,22 @@ class LogSettings(Section):
     json_lines: bool = False
 
 
+class TraceSettings(Section):
+    """Spans of OpenTelemetry, from an answer to the version that learned from what was said of it."""
+
+    endpoint: str = ""
+    """URL of a collector that takes OTLP over HTTP (``http://localhost:4318``); empty: no traces."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Of the traces that begin here, those that are kept; a request that brings its own is kept as it says."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+            raise ValueError("must be a URL of http or https, or empty")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings of a process."""
 
@@ -239,6 +257,7 @@ class Settings(BaseSettings):
     gate: GateSettings = Field(default_factory=GateSettings)
     drift: DriftSettings = Field(default_factory=DriftSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    trace: TraceSettings = Field(default_factory=TraceSettings)
     state_dir: str = ""
     """Folder of everything this process writes; empty: ``$XDG_STATE_HOME/stream_ft/MODEL``."""
     broker: str = "sqlite://"

@@ -37,6 +37,15 @@ def fields(**values: object) -> dict[str, dict[str, object]]:
     return {"fields": values}
 
 
+def decision(kind: str, /, **values: object) -> dict[str, dict[str, object]]:
+    """``extra=decision("promotion", version=...)``: one line for each decision, with the numbers that it was made by.
+
+    They are fields of a JSON line. On a line for a person they are not: the message says in words what matters. What
+    is empty or ``None`` is left out.
+    """
+    return {"decision": {"decision": kind} | {k: v for k, v in values.items() if v is not None and v != ""}}
+
+
 class Plain(logging.Formatter):
     """``12:34:56 info serve: message key=value``."""
 
@@ -59,7 +68,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": one_line(record.getMessage() + _where(record)),
         }
-        return json.dumps(line | getattr(record, "fields", {}), default=str)
+        more = getattr(record, "decision", {}) | getattr(record, "fields", {})
+        return json.dumps(line | more, default=str)
 
 
 def one_line(text: str) -> str:

@@ -20,7 +20,7 @@ from stream_ft.connectors.local import LocalLog
 from stream_ft.topics import topic
 from stream_ft.wiring.outbox import origin_of
 
-START_S = 60.0
+START_S = 120.0
 MODEL = "default"
 
 QUICK = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,28 @@ import msgspec
 import numpy as np
 
 from stream_ft import control, metrics
-from stream_ft.events import Event, Reject
+from stream_ft.events import Event, Feedback, LabelledEvent, Reject
+from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing, Record
 from stream_ft.release import dossier
 from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
+from stream_ft.replay.fate import Fate
 from stream_ft.serve.appender import Appender
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.follow import Follower
 from stream_ft.serve.http import create_app
+from stream_ft.serve.operate import CommandRefused, ControlBody, ControlReply
 from stream_ft.serve.predictions_id import PredictionIds
+from stream_ft.serve.recent import Recent
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.serve.trial import Trials
 from stream_ft.testing import FakeEngine, ManualClock, MemoryLog
 from stream_ft.topics import topic
+from stream_ft.tracing import NoTraces
 
 DIM = 16
 CONTROL = topic("shop", "control")
@@ -106,12 +112,15 @@ class Serving:
         def check(record: Record, now: float) -> Event | Reject:
             return parse(record, now=now)
 
+        def receive(record: Record, now: float) -> tuple[Record, Event | Reject]:
+            return received(record, now=now)
+
         catalogue = Catalogue(
             model="shop",
-            heads=self.registry,
+            artifacts=self.registry,
             state=lambda: self.follower.state,
             active=lambda: self.version,
-            status=lambda: {"version": self.version},
+            status=self.status,
             learner_status=folder / "learn.status.json",
         )
         self.app = create_app(
@@ -126,7 +135,10 @@ class Serving:
                     "ids": self.ids,
                     "trials": self.trials,
                     "catalogue": catalogue,
+                    "recent": Recent(model="shop", log=self.log, receive=receive, fates=self.fates),
+                    "command": self.command,
                     "metrics": self.metrics,
+                    "traces": NoTraces(),
                     "clock": self.clock,
                     "ready": self.follower.ready,
                     "alive": lambda: self.alive,
@@ -182,6 +194,44 @@ class Serving:
         self.say(control.Canary if kind == "canary" else control.Shadow, base=sha, start_head=start, share=share)
         return sha
 
+    def status(self) -> dict[str, Any]:
+        """This process' part of ``/status``."""
+        state = self.follower.state
+        ready, reason = self.follower.ready()
+        return {
+            "version": self.version,
+            "wanted": state.version,
+            "ready": ready,
+            "not_ready": reason,
+            "pinned": state.pinned,
+            "paused": state.paused,
+            "leader": state.leader or "",
+            "failure": None,
+            "trial": None,
+            "halted": False,
+            "control_offset": self.follower.offset,
+        }
+
+    def command(self, asked: ControlBody) -> ControlReply:
+        """Append what was asked for, and fold it at once."""
+        before = self.follower.state
+        kinds = {"pin": control.Pin, "unpin": control.Unpin, "pause": control.Pause, "resume": control.Resume}
+        if asked.type == "rollback":
+            if not asked.to.isdigit():
+                raise CommandRefused("There is no version before.")
+            self.say(control.Rollback, to_epoch=int(asked.to), reason=asked.reason)
+        else:
+            self.say(kinds.get(asked.type, control.TrainNow))
+        self.follower.step()
+        state = self.follower.state
+        return ControlReply(
+            version=state.version, epoch=state.epoch, before=before.version, pinned=state.pinned, paused=state.paused
+        )
+
+    def fates(self, said: Sequence[tuple[Record, Feedback | LabelledEvent]]) -> list[Fate]:
+        """There is no store here."""
+        return [Fate(what="unknown") for _ in said]
+
     # --- HTTP --------------------------------------------------------------------------------------------------
 
     def request(self, method: str, path: str, **content: Any) -> httpx.Response:
@@ -189,7 +239,7 @@ class Serving:
 
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, **content)
 
         return asyncio.run(ask())

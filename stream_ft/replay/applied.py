@@ -31,6 +31,10 @@ class Scored(Struct, frozen=True, kw_only=True):
     label: str | None = None
     """The right answer, where it is known."""
     output: str = ""
+    input: str = ""
+    embedding: bytes | None = None
+    """As the head read it that answered; only where the label covers. ``embedding_base`` names the base."""
+    embedding_base: str = ""
 
 
 class Applied(Struct, frozen=True, kw_only=True):

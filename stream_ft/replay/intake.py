@@ -309,6 +309,9 @@ class Intake:
                     covers=trusted,
                     label=label,
                     output=waiting.output,
+                    input=event.input if trusted else "",
+                    embedding=waiting.embedding if trusted else None,
+                    embedding_base=waiting.embedding_base,
                 )
             )
         if not again and waiting.embedding is not None:

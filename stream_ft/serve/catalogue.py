@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from stream_ft.errors import ArtifactError
 from stream_ft.release import dossier
 from stream_ft.release.fold import State
+from stream_ft.release.manifest import NAME, check
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.replies import StatusReply, VersionReply, VersionsReply, reply
 
@@ -25,11 +27,19 @@ DEFAULT_LIMIT = 100
 MOST_CACHED = 2_000
 
 
-class Heads(Protocol):
-    """Where heads are read from."""
+class Artifacts(Protocol):
+    """Where heads and bases are read from."""
 
     def get_head(self, sha256: str) -> bytes:
         """The bytes of a head.
+
+        Raises:
+            ArtifactError: missing, or not the bytes of that name.
+        """
+        ...
+
+    def get(self, sha256: str) -> dict[str, bytes]:
+        """All files of a base.
 
         Raises:
             ArtifactError: missing, or not the bytes of that name.
@@ -66,7 +76,7 @@ class Catalogue:
 
     Args:
         model: name of the model.
-        heads: where the dossiers are.
+        artifacts: where the dossiers and manifests are.
         state: the control log as this replica has folded it.
         active: name of the version that answers; ``""`` for none.
         status: this process' own words for ``/status``.
@@ -77,19 +87,20 @@ class Catalogue:
         self,
         *,
         model: str,
-        heads: Heads,
+        artifacts: Artifacts,
         state: Callable[[], State],
         active: Callable[[], str],
         status: Callable[[], dict[str, Any]],
         learner_status: Path,
     ) -> None:
         self._model = model
-        self._heads = heads
+        self._artifacts = artifacts
         self._state = state
         self._active = active
         self._status = status
         self._learner_status = learner_status
         self._dossiers: dict[str, dict[str, Any]] = {}
+        self._manifests: dict[str, dict[str, Any]] = {}
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -110,11 +121,11 @@ class Catalogue:
         return reply(VersionsReply(model=self._model, active=self._active(), wanted=state.version, versions=described))
 
     async def version(self, request: Request) -> Response:
-        """One release by its name."""
+        """One release by its name, with the manifest of its base."""
         state = self._state()
         for row in reversed(releases(state)):
             if row.name == request.path_params["name"]:
-                return reply(await asyncio.to_thread(self._describe, row, state))
+                return reply(await asyncio.to_thread(self._described_whole, row, state))
         raise RefusedError(404, "There is no version of this name.", "GET /versions lists those that there are.")
 
     async def status(self, request: Request) -> Response:
@@ -133,11 +144,28 @@ class Catalogue:
             **self._dossier(row.start_head),
         )
 
+    def _described_whole(self, row: Listed, state: State) -> VersionReply:
+        try:
+            manifest: dict[str, Any] | UnsetType = self._manifest(row.base) or UNSET
+        except ArtifactError:  # the files are gone or damaged: `kept` and `missing` tell of the head's
+            manifest = UNSET
+        return msgspec.structs.replace(self._describe(row, state), manifest=manifest)
+
+    def _manifest(self, base: str) -> dict[str, Any]:
+        """Once every file was found as it says; empty for a base that has none, as the first."""
+        if base not in self._manifests:
+            files = self._artifacts.get(base)
+            found = msgspec.to_builtins(check(files)) if NAME in files else {}
+            if len(self._manifests) >= MOST_CACHED:
+                self._manifests.clear()
+            self._manifests[base] = found
+        return self._manifests[base]
+
     def _dossier(self, sha256: str) -> dict[str, Any]:
         """A head never changes, so its dossier is read once; one that has been deleted may not come back."""
         if sha256 not in self._dossiers:
             try:
-                told = dossier.read(self._heads.get_head(sha256))
+                told = dossier.read(self._artifacts.get_head(sha256))
             except ArtifactError as error:
                 return {"kept": False, "missing": error.message}
             if len(self._dossiers) >= MOST_CACHED:

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stream_ft.logs import decision
 from stream_ft.metrics import ServeMetrics
 from stream_ft.ports import Clock
 from stream_ft.release.fold import State
@@ -77,7 +78,7 @@ class Challenger:
         with suppress(CancelledError):  # the process is ending
             self._batcher.between(lambda: self._slots.challenge(None)).result()
         self._metrics.challenger_ready.set(0)
-        log.info("%s is on trial no more", challenger.name)
+        log.info("%s is on trial no more", challenger.name, extra=decision("trial_ended", version=challenger.name))
         return True
 
     def pursue(self, state: State) -> bool:
@@ -92,7 +93,8 @@ class Challenger:
         if self.failure is None:
             self._failures = 0
             self._metrics.challenger_ready.set(1)
-            log.info("%s is on trial: %s of %g", trial.version, trial.kind, trial.share)
+            told = decision("trial", version=trial.version, base=trial.base, kind=trial.kind, share=trial.share)
+            log.info("%s is on trial: %s of %g", trial.version, trial.kind, trial.share, extra=told)
         else:
             self._failures += 1
             self._retry_at = now + pause_s(self._failures)

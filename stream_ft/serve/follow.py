@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from stream_ft import failpoints
 from stream_ft.errors import ArtifactError, LogTruncatedError, StreamFTError
+from stream_ft.logs import decision
 from stream_ft.metrics import ServeMetrics
 from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
@@ -266,7 +267,11 @@ class Follower:
                     entry = Entry(offset=record.offset, appended_at=record.appended_at, value=record.value)
                     self._state, verdict = fold(self._state, entry)
                     if not verdict.accepted:
-                        log.info("a control message was refused: %s", verdict.reason)
+                        log.info(
+                            "a control message was refused: %s",
+                            verdict.reason,
+                            extra=decision("message_refused", id=verdict.id, offset=entry.offset),
+                        )
         except LogTruncatedError as error:
             self._halt(error.message)
             return
@@ -319,15 +324,20 @@ class Follower:
         self._failure = failure
         if failure is None:
             self._failures = 0
-            self._metrics.swapped(
-                wanted.name, wanted.base, wanted.epoch, max(0.0, self._clock.monotonic() - self._wanted_since[1])
-            )
-            log.info("%s answers", wanted.name)
+            took = max(0.0, self._clock.monotonic() - self._wanted_since[1])
+            self._metrics.swapped(wanted.name, wanted.base, wanted.epoch, took)
+            log.info("%s answers", wanted.name, extra=decision("swap", **_named(wanted), seconds=round(took, 3)))
         else:
             self._failures += 1
             self._retry_at = now + pause_s(self._failures)
             self._metrics.swap_failed(failure.step)
-            log.error("%s cannot be loaded (%s): %s", wanted.name, failure.step, failure.reason)
+            log.error(
+                "%s cannot be loaded (%s): %s",
+                wanted.name,
+                failure.step,
+                failure.reason,
+                extra=decision("swap_failed", **_named(wanted), step=failure.step),
+            )
             self._discard(wanted.base)
             if current is None or withdrawn:
                 self._left = "" if current is None else current.base
@@ -348,7 +358,7 @@ class Follower:
             tried.add((row.base, row.start_head))
             failure = self._load(row, put=self._flip)
             if failure is None:
-                log.warning("%s answers in its stead", row.name)
+                log.warning("%s answers in its stead", row.name, extra=decision("fallback", **_named(row)))
                 self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
                 return
             tries += failure.step != "missing"
@@ -422,3 +432,7 @@ class Follower:
             challenger_reason="" if lacking is None else lacking.reason,
         )
         self._publish(Outgoing(topic=self._acks, key=self._replica.encode(), value=msgspec.json.encode(ack)))
+
+
+def _named(row: Listed) -> dict[str, object]:
+    return {"version": row.name, "epoch": row.epoch, "base": row.base, "head": row.start_head}

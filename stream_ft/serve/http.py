@@ -18,16 +18,19 @@ from stream_ft.errors import StoreFullError, StreamFTError
 from stream_ft.events import Event, Reject
 from stream_ft.metrics import Ready, ServeMetrics
 from stream_ft.ports import Clock, Outgoing, Record
-from stream_ft.serve import manual, probes
+from stream_ft.serve import console, manual, probes
 from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, QueueFullError
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.inference import Inference
 from stream_ft.serve.intake import Intake
+from stream_ft.serve.operate import ControlBody, ControlReply, Operate
 from stream_ft.serve.predictions_id import PredictionIds
+from stream_ft.serve.recent import Recent
 from stream_ft.serve.replies import ErrorReply, IndexReply, reply
 from stream_ft.serve.slots import Answer, NotReadyError, Version
 from stream_ft.serve.trial import Trials
+from stream_ft.tracing import Traces
 
 log = logging.getLogger("stream_ft.serve.http")
 
@@ -40,12 +43,16 @@ STATUS: tuple[tuple[type[StreamFTError], int], ...] = (
 )
 """Answers to errors that say nothing of HTTP themselves; every other is a 500."""
 
+OPEN = frozenset({*probes.OPEN, *console.OPEN})
+"""Paths that need no token: the probes, and the console's page, which tells nothing of itself."""
+
 UNKNOWN = "The server could not answer this request."
 
 ROUTE_OF = {
     "/predict": "predict",
     "/feedback": "feedback",
     "/labels": "labels",
+    "/control": "control",
     "/status": "status",
     "/console": "console",
     "/versions": "status",
@@ -66,7 +73,10 @@ def create_app(
     ids: PredictionIds,
     trials: Trials,
     catalogue: Catalogue,
+    recent: Recent,
+    command: Callable[[ControlBody], ControlReply],
     metrics: ServeMetrics,
+    traces: Traces,
     clock: Clock,
     ready: Ready,
     alive: Callable[[], bool],
@@ -87,8 +97,11 @@ def create_app(
         ids: makes and recognises prediction ids.
         trials: deals requests between champion and challenger.
         catalogue: the routes that tell of versions and state.
+        recent: the route of what was said last.
+        command: appends an operator's message to the control log.
+        traces: where spans go.
         ready, alive: what the probes ask.
-        token: if set, everything but the probes needs it.
+        token: if set, everything but :data:`OPEN` needs it.
         max_inputs: most texts in one request.
         max_body_bytes: largest body.
         timeout_s: within which a body must have come.
@@ -101,6 +114,7 @@ def create_app(
         ids=ids,
         trials=trials,
         metrics=metrics,
+        traces=traces,
         clock=clock,
         max_inputs=max_inputs,
         max_body_bytes=max_body_bytes,
@@ -112,16 +126,21 @@ def create_app(
         parse=parse,
         ids=ids,
         metrics=metrics,
+        traces=traces,
         clock=clock,
         max_body_bytes=max_body_bytes,
         timeout_s=timeout_s,
     )
+    operate = Operate(command, token=bool(token), max_body_bytes=max_body_bytes, timeout_s=timeout_s)
     routes = [
         *inference.routes(),
         *intake.routes(),
+        *recent.routes(),
+        *operate.routes(),
         *catalogue.routes(),
         *probes.routes(metrics.registry, ready=ready, alive=alive),
         *manual.routes(),
+        *console.routes(),
     ]
     routes.append(Route("/", _index(model, list(routes)), methods=["GET"]))
     app = Starlette(
@@ -138,7 +157,7 @@ class Guard:
     Args:
         app: what is guarded.
         routes: what is mounted in it.
-        token: if set, everything but the probes needs ``Authorization: Bearer TOKEN``.
+        token: if set, everything but :data:`OPEN` needs ``Authorization: Bearer TOKEN``.
     """
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[Route], metrics: ServeMetrics, token: str) -> None:
@@ -172,7 +191,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"origin", b"host")}
-        if self._token and scope["path"] not in probes.OPEN:
+        if self._token and scope["path"] not in OPEN:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 response = _error(401, "This server needs a token.", "Send the header Authorization: Bearer TOKEN.")

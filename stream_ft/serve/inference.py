@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stream_ft import __version__
+from stream_ft import __version__, tracing
 from stream_ft.events import Prediction, to_json
 from stream_ft.metrics import ServeMetrics
 from stream_ft.ports import Clock, Outgoing
@@ -41,6 +41,7 @@ from stream_ft.serve.replies import PlainAnswer, PlainReply, reply
 from stream_ft.serve.slots import Answer, Slot, Version
 from stream_ft.serve.trial import Trials
 from stream_ft.topics import topic
+from stream_ft.tracing import Traces
 
 VERSION_HEADER = "stream-ft-version"
 KEY_HEADER = "stream-ft-key"
@@ -63,6 +64,7 @@ class Inference:
         publish: takes a message to be appended in passing; false if it was dropped.
         ids: makes prediction ids.
         trials: deals a request its slot.
+        traces: where spans go.
         max_inputs: most inputs in one request.
         max_body_bytes, timeout_s: limits of the body.
     """
@@ -77,6 +79,7 @@ class Inference:
         ids: PredictionIds,
         trials: Trials,
         metrics: ServeMetrics,
+        traces: Traces,
         clock: Clock,
         max_inputs: int,
         max_body_bytes: int,
@@ -89,6 +92,7 @@ class Inference:
         self._ids = ids
         self._trials = trials
         self._metrics = metrics
+        self._traces = traces
         self._clock = clock
         self._max_inputs = max_inputs
         self._max_body_bytes = max_body_bytes
@@ -189,13 +193,26 @@ class Inference:
         latency = time.perf_counter() - started
         issued = Issued(ids=[self._ids.issue() for _ in texts], answers=answers)
         now = self._clock.now()
+        trace = self._traces.span(
+            "predict",
+            start=now - latency,
+            end=now,
+            parent=tracing.checked(request.headers.get(tracing.HEADER)),
+            attributes={
+                "prediction": issued.ids[0],
+                "inputs": len(texts),
+                "version": issued.version.name,
+                "base": issued.version.base,
+                "slot": slot,
+            },
+        )
         for name, text, answer in zip(issued.ids, texts, answers, strict=True):
-            self._publish_one(name, text, answer, now, latency)
+            self._publish_one(name, text, answer, now, latency, trace)
         self._metrics.latency.observe(latency)
         self._trials.answered(texts[0], answers[0], issued.ids[0])
         return issued
 
-    def _publish_one(self, name: str, text: str, answer: Answer, now: float, latency: float) -> None:
+    def _publish_one(self, name: str, text: str, answer: Answer, now: float, latency: float, trace: str) -> None:
         self._metrics.predicted(answer.version.name)
         event = Prediction(
             id=name,
@@ -209,5 +226,6 @@ class Inference:
             embedding=answer.embedding,
             latency_s=round(latency, 6),
         )
-        if not self._publish(Outgoing(topic=self._topic, key=name.encode(), value=to_json(event))):
+        message = Outgoing(topic=self._topic, key=name.encode(), value=to_json(event), headers=tracing.headers(trace))
+        if not self._publish(message):
             self._metrics.dropped.inc()

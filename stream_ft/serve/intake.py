@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from stream_ft import tracing
 from stream_ft.events import Event, Feedback, LabelledEvent, Reject
 from stream_ft.metrics import ServeMetrics
 from stream_ft.ports import Clock, Outgoing, Record
@@ -22,6 +23,7 @@ from stream_ft.serve.body import RefusedError
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.replies import AcceptedReply, reply
 from stream_ft.topics import topic
+from stream_ft.tracing import Traces
 
 MOST_EVENTS = 1_000
 """Events in one request."""
@@ -35,6 +37,7 @@ class Intake:
         append: appends durably and returns the offsets.
         parse: ingest's check of one record's bytes.
         ids: recognises predictions that were issued.
+        traces: where spans go.
         max_body_bytes, timeout_s: limits of the body.
     """
 
@@ -46,6 +49,7 @@ class Intake:
         parse: Callable[[Record, float], Event | Reject],
         ids: PredictionIds,
         metrics: ServeMetrics,
+        traces: Traces,
         clock: Clock,
         max_body_bytes: int,
         timeout_s: float,
@@ -54,6 +58,7 @@ class Intake:
         self._parse = parse
         self._ids = ids
         self._metrics = metrics
+        self._traces = traces
         self._clock = clock
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
@@ -82,7 +87,7 @@ class Intake:
                     "Use the id that came with the prediction.",
                 )
             messages.append(Outgoing(topic=self._feedback_topic, key=event.prediction_id.encode(), value=value))
-        response = await self._accept(messages)
+        response = await self._accept(request, "feedback", messages)
         self._metrics.feedback.inc(len(messages))
         return response
 
@@ -97,11 +102,22 @@ class Intake:
             messages.append(
                 Outgoing(topic=self._labels_topic, key=None if event.id is None else event.id.encode(), value=value)
             )
-        response = await self._accept(messages)
+        response = await self._accept(request, "labels", messages)
         self._metrics.labels.inc(len(messages))
         return response
 
-    async def _accept(self, messages: list[Outgoing]) -> Response:
+    async def _accept(self, request: Request, name: str, messages: list[Outgoing]) -> Response:
+        now = self._clock.now()
+        # Before it is durable, for the records carry it: what failed is a span that nobody continues.
+        trace = self._traces.span(
+            name,
+            start=now,
+            end=now,
+            parent=tracing.checked(request.headers.get(tracing.HEADER)),
+            attributes={"events": len(messages)},
+        )
+        if trace:
+            messages = [msgspec.structs.replace(message, headers=tracing.headers(trace)) for message in messages]
         offsets = await self._append(messages)
         return reply(AcceptedReply(accepted=len(offsets), offsets=offsets), 202)
 

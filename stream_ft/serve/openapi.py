@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from stream_ft import __version__
 from stream_ft.events import SCHEMA_VERSION, Correction, Identifier, LabelName, Text
-from stream_ft.serve import protocol, replies
+from stream_ft.serve import operate, protocol, recent, replies
 from stream_ft.serve.catalogue import DEFAULT_LIMIT
 from stream_ft.serve.inference import KEY_HEADER, VERSION_HEADER, PlainRequest
 from stream_ft.serve.intake import MOST_EVENTS
@@ -61,9 +61,10 @@ class LabelBody(Struct, kw_only=True):
 ERRORS = {
     400: "Not JSON, not UTF-8, NaN, nested too deep, or not of this form.",
     401: "The token is missing or wrong, where one is set.",
-    403: "A page of another site tried to send something.",
+    403: "A page of another site tried to send something; or a command from another machine, where no token is set.",
     404: "No such model or version here, or a prediction that was not issued.",
     408: "The body did not come in time.",
+    409: "The control log refuses the command; nothing changes.",
     413: "The body is too large.",
     415: "The tensors are binary.",
     422: "Read, but not usable: a text without a visible character, one too long, a field that is missing.",
@@ -86,6 +87,18 @@ LIMIT = {
     "in": "query",
     "description": "How many of the newest are listed.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999, "default": DEFAULT_LIMIT},
+}
+NEWEST = {
+    "name": "limit",
+    "in": "query",
+    "description": "How many of the newest.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": recent.MOST, "default": recent.DEFAULT_LIMIT},
+}
+OF = {
+    "name": "id",
+    "in": "query",
+    "description": f"A prediction's or an event's id: only what the {recent.MOST} newest of a topic say of it.",
+    "schema": {"type": "string"},
 }
 BODY = (400, 408, 413)
 ANSWER = (422, 429, 500, 503, 504)
@@ -185,6 +198,21 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         success=202,
         errors=(422, 503, *BODY),
     ),
+    ("GET", "/feedback"): Operation(
+        group="Feedback",
+        summary="What was said last, and what became of it.",
+        query=(NEWEST, OF),
+        gives=recent.FeedbackReply,
+        errors=(400,),
+    ),
+    ("POST", "/control"): Operation(
+        group="Versions and state",
+        summary="An operator's command: one message on the control log. Without a token, from this machine alone.",
+        takes=operate.ControlBody,
+        example={"type": "pin"},
+        gives=operate.ControlReply,
+        errors=(409, 422, 503, *BODY),
+    ),
     ("POST", "/v2/models/{model}/infer"): _INFER,
     ("POST", "/v2/models/{model}/versions/{version}/infer"): _INFER,
     ("GET", "/v2"): _SERVER,
@@ -214,6 +242,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/"): Operation(group="Descriptions", summary="Every endpoint.", gives=replies.IndexReply),
     ("GET", "/openapi.json"): Operation(group="Descriptions", summary="This description.", gives=dict),
     ("GET", "/docs"): Operation(group="Descriptions", summary="This description, for people.", gives="text/html"),
+    ("GET", "/console"): Operation(
+        group="Versions and state",
+        summary="A page that shows all this, with buttons. The page itself needs no token.",
+        gives="text/html",
+        probe=True,
+    ),
     ("GET", "/livez"): _LIVE,
     ("GET", "/readyz"): _READY,
     ("GET", "/v2/health/live"): _LIVE,
@@ -237,7 +271,7 @@ def describe() -> dict[str, Any]:
             "title": "stream_ft",
             "version": __version__,
             "description": "A model that learns from what its users tell it, while it serves. "
-            "Where a token is set, everything but the probes needs it.",
+            "Where a token is set, everything but the probes and the console's page needs it.",
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },
         "tags": [{"name": group} for group in dict.fromkeys(known.group for known in OPERATIONS.values())],

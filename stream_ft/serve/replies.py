@@ -83,6 +83,10 @@ class VersionReply(Struct, frozen=True, kw_only=True):
     verdict: Annotated[dict[str, Any], Meta(description="The gate's numbers.")] | UnsetType = UNSET
     created: Annotated[float, Meta(description="Seconds since the epoch.")] | UnsetType = UNSET
     seed: int | UnsetType = UNSET
+    manifest: (
+        Annotated[dict[str, Any], Meta(description="Of its base's folder; only told of a version by its name.")]
+        | UnsetType
+    ) = UNSET
 
 
 class VersionsReply(Struct, frozen=True, kw_only=True):

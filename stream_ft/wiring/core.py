@@ -428,19 +428,18 @@ class Core:
         sha256: str = "",
         parent: str = "",
     ) -> None:
-        log.info("%s: %s", kind, text)
-        self._tell(
-            Happening(
-                kind=kind,
-                text=text,
-                time=now,
-                version=self.state.version,
-                numbers=numbers or {},
-                round_kind=round_kind or (result.kind if result is not None else ""),
-                seconds=result.seconds if result is not None else 0.0,
-                cpu_s=result.cpu_s if result is not None else 0.0,
-                steps=result.steps if result is not None else 0,
-                sha256=sha256,
-                parent=parent,
-            )
+        happening = Happening(
+            kind=kind,
+            text=text,
+            time=now,
+            version=self.state.version,
+            numbers=numbers or {},
+            round_kind=round_kind or (result.kind if result is not None else ""),
+            seconds=result.seconds if result is not None else 0.0,
+            cpu_s=result.cpu_s if result is not None else 0.0,
+            steps=result.steps if result is not None else 0,
+            sha256=sha256,
+            parent=parent,
         )
+        log.info("%s: %s", kind, text, extra=happening.logged())
+        self._tell(happening)

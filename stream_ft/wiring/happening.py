@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stream_ft.logs import decision
+
+LOGGED = (
+    "n", "champion", "candidate", "difference", "lower_bound", "margin", "confidence", "worst_class",
+    "worst_class_drop", "size", "direction",
+)  # fmt: skip
+"""Numbers of a verdict or of an alarm that a log line has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Happening:
@@ -27,3 +35,17 @@ class Happening:
     """Of the head that was promoted, or of the candidate that was not."""
     parent: str = ""
     """Version that was active before."""
+
+    def logged(self) -> dict[str, dict[str, object]]:
+        """Fields of the log line."""
+        return decision(
+            self.kind,
+            version=self.version,
+            parent=self.parent,
+            sha256=self.sha256,
+            round=self.round_kind,
+            seconds=round(self.seconds, 3) or None,
+            cpu_s=round(self.cpu_s, 3) or None,
+            steps=self.steps or None,
+            **{name: self.numbers[name] for name in LOGGED if name in self.numbers},
+        )

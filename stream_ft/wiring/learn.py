@@ -21,24 +21,29 @@ from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.connectors.registry import open_log
 from stream_ft.errors import ConfigError, LogTruncatedError, StoreFullError
+from stream_ft.ingest.receive import received
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
 from stream_ft.parent import follow_parent
 from stream_ft.ports import Clock, EventLog, Record
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
+from stream_ft.replay.fate import fates
 from stream_ft.replay.store import Applied
 from stream_ft.topics import topic
 from stream_ft.wiring import encoding, gauges, genesis, storing
+from stream_ft.wiring.comparison import Comparison
 from stream_ft.wiring.consumption import Consumption
 from stream_ft.wiring.core import Core
 from stream_ft.wiring.gauges import Gauges
 from stream_ft.wiring.happening import Happening
+from stream_ft.wiring.otel import open_traces
 from stream_ft.wiring.outbox import Publisher
 from stream_ft.wiring.probes import ProbeServer
 from stream_ft.wiring.processes import StopSignal
 from stream_ft.wiring.quality import Quality
 from stream_ft.wiring.redacting import redaction
+from stream_ft.wiring.tracks import Tracks
 
 log = logging.getLogger("stream_ft.learn")
 
@@ -62,12 +67,21 @@ class Loop:
         core: the core.
         log: the event log; dead letters are appended to it.
         clock: time.
-        metrics: series to keep.
+        series: series to keep.
         status: file to which the status is written.
+        tracks: follows what is traced, if anything is.
     """
 
     def __init__(
-        self, *, settings: Settings, core: Core, log: EventLog, clock: Clock, series: metrics.LearnMetrics, status: Path
+        self,
+        *,
+        settings: Settings,
+        core: Core,
+        log: EventLog,
+        clock: Clock,
+        series: metrics.LearnMetrics,
+        status: Path,
+        tracks: Tracks | None = None,
     ) -> None:
         self.core = core
         self.halted = ""
@@ -84,6 +98,9 @@ class Loop:
         self._happenings: deque[Happening] = deque(maxlen=300)
         self._quality = Quality(series)
         self._gauges = Gauges(settings, core, series)
+        self._comparison = Comparison(core, after=settings.learn.frozen_after)
+        self._tracks = tracks
+        self._tracked = ""
         self._full_until = -math.inf
         self._log_full_until = -math.inf
         self._ticked = -math.inf
@@ -143,12 +160,15 @@ class Loop:
         self.core.follow(now)
         self._look_after_round(now)
         self._quality.live(self.core.dossier.examples_upto, now)
+        if self._tracks is not None and self.core.in_force.version != self._tracked:
+            self._tracked = self.core.in_force.version
+            self._tracks.in_force(self._tracked, self.core.dossier.examples_upto, at=self._clock.now())
         if self._clock.monotonic() - self._ticked >= TICK_S:
             self._ticked = self._clock.monotonic()
             self.core.perform([], now)
             busy = self._publish() or busy
         if not busy and self.core.round is None:
-            busy = self.core.embed_missing(8) > 0
+            busy = self._comparison.catch_up(8) > 0 or self.core.embed_missing(8) > 0
         self._full_until = -math.inf
         self.halted = ""
         self._progress = self._clock.monotonic()
@@ -184,6 +204,9 @@ class Loop:
             applied = self.core.ingest(records, now)
         self._offsets = self.core.store.offsets()
         self._count(applied)
+        self._comparison.note(applied.scored, self._quality.accuracy, now)
+        if self._tracks is not None:
+            self._tracks.taken(records, start=now, end=self._clock.now())
         if applied.rejects:
             self._publish()
         return True
@@ -262,15 +285,28 @@ class Loop:
             "accuracy_over": accuracy_over,
             "correction_ratio": corrections,
             "corrections_over": corrections_over,
+            **self._comparison.status(),
+            "drift": self._drift_status(),
             "drift_alarms": learner.alarms,
             "lag": sum(consumption.lag for consumption in self._topics.values()),
             "happenings": msgspec.to_builtins(list(self._happenings)),
         }
+        if not self.halted:
+            self._comparison.keep()
         try:
             self._status.parent.mkdir(parents=True, exist_ok=True)
             state_file.write(self._status, msgspec.json.encode(status), durable=False)
         except OSError as error:
             log.warning("the status file cannot be written: %s", error.strerror)
+
+    def _drift_status(self) -> dict[str, Any]:
+        reading = self.core.learner.drift()
+        pending = self.core.learner.memory.drift_at is not None
+        if reading is None:
+            return {"detector": self._settings.drift.detector, "error": None, "pending": pending}
+        near = {"statistic": reading.statistic, "threshold": reading.threshold}
+        finite = {name: value if math.isfinite(value) else None for name, value in near.items()}
+        return {"detector": reading.detector, "error": reading.error, "pending": pending, **finite}
 
 
 def check_source(settings: Settings) -> None:
@@ -303,6 +339,7 @@ def run(settings: Settings) -> int:
         registry = Registry(state / "registry")
         engine = encoding.open_engine(settings, base)
         genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
+        redact = redaction(settings)
         core = Core(
             settings=settings,
             log=event_log,
@@ -312,12 +349,26 @@ def run(settings: Settings) -> int:
             base=base,
             name=settings.learn.name,
             jobs=state / "jobs",
-            redact=redaction(settings),
+            redact=redact,
         )
         series = metrics.LearnMetrics(metrics.new_registry())
         metrics.watch_process(series.registry)
+        traces = open_traces(settings, "learn")
+        tracks = None
+        if settings.trace.endpoint:
+            tracks = Tracks(
+                traces,
+                receive=lambda record, at: received(record, now=at, redact=redact),
+                fates=lambda said: fates(state / "store.db", said),
+            )
         loop = Loop(
-            settings=settings, core=core, log=event_log, clock=clock, series=series, status=state / "learn.status.json"
+            settings=settings,
+            core=core,
+            log=event_log,
+            clock=clock,
+            series=series,
+            status=state / "learn.status.json",
+            tracks=tracks,
         )
         core.tell_to(loop.tell)
         core.follow(clock.now())
@@ -332,6 +383,7 @@ def run(settings: Settings) -> int:
             if core.round is not None:
                 core.round.kill()
             probes.stop()
+            traces.close()
             store.close()
             event_log.close()
     return stop.exit_code

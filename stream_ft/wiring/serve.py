@@ -17,6 +17,7 @@ from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.connectors.registry import open_log
 from stream_ft.errors import StreamFTError
+from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
@@ -24,6 +25,7 @@ from stream_ft.parent import follow_parent
 from stream_ft.ports import EventLog
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
+from stream_ft.replay.fate import fates
 from stream_ft.serve.appender import Appender
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Catalogue
@@ -31,11 +33,15 @@ from stream_ft.serve.challenger import Failure
 from stream_ft.serve.follow import Follower
 from stream_ft.serve.http import create_app
 from stream_ft.serve.predictions_id import PredictionIds, load_key
+from stream_ft.serve.recent import Recent
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.serve.trial import Trials
 from stream_ft.wiring import encoding, genesis
+from stream_ft.wiring.commanding import give
+from stream_ft.wiring.otel import open_traces
 from stream_ft.wiring.probes import bind
 from stream_ft.wiring.processes import StopSignal
+from stream_ft.wiring.redacting import redaction
 
 log = logging.getLogger("stream_ft.serve")
 
@@ -113,6 +119,7 @@ class Service:
         series = metrics.ServeMetrics(metrics.new_registry())
         series.queue_limit.set(settings.serve.queue)
         metrics.watch_process(series.registry)
+        self.traces = open_traces(settings, "serve")
         slots = Slots(engine)
         self._slots = slots
         self._settings = settings
@@ -147,9 +154,10 @@ class Service:
         self._trials = Trials(
             trial=lambda: self.follower.state.trial, slots=slots, batcher=self.batcher, metrics=series
         )
+        redact = redaction(settings)
         catalogue = Catalogue(
             model=model,
-            heads=registry,
+            artifacts=registry,
             state=lambda: self.follower.state,
             active=lambda: self.version,
             status=self.status,
@@ -165,7 +173,15 @@ class Service:
             ids=PredictionIds(load_key(state / "serve.key")),
             trials=self._trials,
             catalogue=catalogue,
+            recent=Recent(
+                model=model,
+                log=event_log,
+                receive=lambda record, now: received(record, now=now, redact=redact),
+                fates=lambda said: fates(state / "store.db", said),
+            ),
+            command=lambda asked: give(settings, asked),
             metrics=series,
+            traces=self.traces,
             clock=clock,
             ready=self.follower.ready,
             alive=lambda: self.batcher.alive,
@@ -217,6 +233,7 @@ class Service:
         self.follower.close()
         self.batcher.close()
         self.appender.close()
+        self.traces.close()
 
 
 class HttpServer:

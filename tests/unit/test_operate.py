@@ -1,0 +1,133 @@
+"""Commands over HTTP: who may give them, what they must look like, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from command_line import LEARNER, StateFolder
+from serving_parts import Serving
+
+from stream_ft import config
+from stream_ft.serve.body import RefusedError
+from stream_ft.serve.operate import ControlBody
+from stream_ft.wiring.commanding import give
+from stream_ft.wiring.operator import look
+
+
+def ask(serving: Serving, *, address: str, host: str, token: str = "", body: Any = None) -> httpx.Response:
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(serving.app, client=(address, 4711))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            headers = {"host": host} | ({"authorization": f"Bearer {token}"} if token else {})
+            return await client.post("/control", json=body or {"type": "pin"}, headers=headers)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("127.0.0.1", "localhost:8080"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]:8080")]
+)
+def test_without_a_token_this_machine_commands(tmp_path: Path, address: str, host: str) -> None:
+    with Serving(tmp_path) as serving:
+        serving.genesis("yes")
+        response = ask(serving, address=address, host=host)
+        assert response.status_code == 200
+        expected = {"version": "v0.0.0", "epoch": 0, "before": "v0.0.0", "pinned": True, "paused": False}
+        assert response.json() == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("10.0.0.7", "localhost"),
+        ("127.0.0.1", "evil.example"),  # a site whose name was made to point here
+        ("127.0.0.1", "localhost.evil.example"),
+        ("testclient", "localhost"),
+        ("127.0.0.1", ""),
+    ],
+)
+def test_without_a_token_nobody_else_does(tmp_path: Path, address: str, host: str) -> None:
+    with Serving(tmp_path) as serving:
+        serving.genesis("yes")
+        response = ask(serving, address=address, host=host)
+        assert response.status_code == 403
+        assert "from this machine alone" in response.json()["error"]
+        assert not serving.follower.state.pinned
+
+
+def test_with_a_token_it_counts_and_not_the_place(tmp_path: Path) -> None:
+    with Serving(tmp_path, token="sesame") as serving:
+        serving.genesis("yes")
+        assert ask(serving, address="127.0.0.1", host="localhost").status_code == 401
+        assert ask(serving, address="10.0.0.7", host="models.example", token="sesame").status_code == 200
+        assert serving.follower.state.pinned
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"type": "promote"}, {"type": "erase"}, {}, [], {"type": "pin", "too": "x"}, {"type": "rollback", "to": ""}],
+)
+def test_another_body_is_refused(tmp_path: Path, body: Any) -> None:
+    with Serving(tmp_path) as serving:
+        serving.genesis("yes")
+        end = serving.follower.offset
+        assert serving.post("/control", body).status_code == 400
+        serving.follower.step()
+        assert serving.follower.offset == end
+
+
+# --- what the serving process does with them ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    made = StateFolder(tmp_path / "state")
+    made.genesis()
+    made.promote(1)
+    return made
+
+
+def settings(folder: StateFolder) -> config.Settings:
+    return config.load(flags={"state_dir": str(folder.path), "operator": "console"})
+
+
+def test_a_rollback_goes_on_the_log_in_the_operators_name(folder: StateFolder) -> None:
+    told = give(settings(folder), ControlBody(type="rollback", reason="  wrong on refunds "))
+    assert (told.before, told.version, told.epoch) == ("v2.2.0", "v0.3.0", 3)
+    state = look(settings(folder)).state
+    assert state.version == "v0.3.0"
+    assert folder.bases[1] in state.denied
+
+
+def test_flags_are_set_and_taken_back(folder: StateFolder) -> None:
+    kinds = ("pin", "pause", "unpin", "resume")
+    seen = [give(settings(folder), ControlBody(type=kind)) for kind in kinds]  # type: ignore[arg-type]
+    assert [(told.pinned, told.paused) for told in seen] == [(True, False), (True, True), (False, True), (False, False)]
+
+
+def test_train_now_and_a_label_reach_the_fold(folder: StateFolder) -> None:
+    give(settings(folder), ControlBody(type="train_now"))
+    give(settings(folder), ControlBody(type="label_add", label="invoice"))
+    state = look(settings(folder)).state
+    assert (state.train_now, state.labels_added) == (1, ("invoice",))
+
+
+def test_what_the_log_refuses_is_a_409(folder: StateFolder) -> None:
+    give(settings(folder), ControlBody(type="rollback"))
+    with pytest.raises(RefusedError, match="Refused") as refused:
+        give(settings(folder), ControlBody(type="rollback", to="2"))
+    assert refused.value.status == 409
+
+
+@pytest.mark.parametrize("asked", [{"type": "rollback", "to": "v9.9.0"}, {"type": "label_add"}])
+def test_what_cannot_be_issued_is_a_422_and_appends_nothing(folder: StateFolder, asked: dict[str, str]) -> None:
+    before = look(settings(folder)).state
+    with pytest.raises(RefusedError) as refused:
+        give(settings(folder), ControlBody(**asked))  # type: ignore[arg-type]
+    assert refused.value.status == 422
+    assert look(settings(folder)).state == before
+    assert before.leader == LEARNER
