@@ -7,7 +7,7 @@ rarely: two processes that write one WAL file meet at the tail, and in a bug of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -113,13 +113,14 @@ class LocalLog:
         return self._logs[_file_of(topic)]
 
 
-def open_log(url: str, *, folder: Path, writes: Sequence[str]) -> LocalLog:
+def open_log(url: str, *, folder: Path, writes: Sequence[str], options: Mapping[str, object] | None = None) -> LocalLog:
     """The log behind a ``sqlite:`` URL.
 
     Args:
         url: ``sqlite://`` for ``folder``, ``sqlite:///path`` for another folder.
         folder: the state folder.
         writes: which of ``serve`` and ``learn`` this process writes.
+        options: there are none.
 
     Raises:
         ConfigError: the URL is another one.

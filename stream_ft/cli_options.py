@@ -32,7 +32,7 @@ PhaseColumn = Annotated[
 Order = Literal["file", "shuffle"]
 SendAs = Literal["feedback", "labels"]
 
-SECRETS = frozenset({"serve.token"})
+SECRETS = frozenset({"serve.token", "kafka.password"})
 """Settings whose value is never printed."""
 
 

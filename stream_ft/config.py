@@ -12,16 +12,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from stream_ft.config_kafka import KafkaSettings
+from stream_ft.config_section import Section
 from stream_ft.errors import ConfigError
-
-
-class Section(BaseModel):
-    """A group of settings; unknown names are errors, so that a typo is not a silent default."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class ModelSettings(Section):
@@ -256,12 +252,13 @@ class Settings(BaseSettings):
     round: RoundSettings = Field(default_factory=RoundSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
     drift: DriftSettings = Field(default_factory=DriftSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     trace: TraceSettings = Field(default_factory=TraceSettings)
     state_dir: str = ""
     """Folder of everything this process writes; empty: ``$XDG_STATE_HOME/stream_ft/MODEL``."""
     broker: str = "sqlite://"
-    """Where events flow: ``sqlite://`` keeps them in the state folder."""
+    """Where events flow: ``sqlite://`` keeps them in the state folder, ``kafka://host:port`` in a Kafka cluster."""
     operator: str = "operator"
     """Name under which commands are issued."""
     seed: int = 0

@@ -54,3 +54,19 @@ class AlreadyRunningError(StreamFTError):
 
 class StoreFullError(StreamFTError):
     """The store could not write: disk full or I/O error. Consumption pauses until it can."""
+
+
+class LogAwayError(StoreFullError):
+    """No broker answered in time. What was to be appended may be on the log or not: repeat it with the same ids."""
+
+
+class MessageTooLargeError(StreamFTError):
+    """A message exceeds what the log takes. Nothing of the call was appended.
+
+    Args:
+        index: of the message in the call.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, index: int) -> None:
+        super().__init__(message, remedy)
+        self.index = index

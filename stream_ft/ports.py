@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -49,8 +49,9 @@ class Outgoing(Struct, frozen=True, kw_only=True):
 class EventLog(Protocol):
     """An append-only log of topics.
 
-    Order holds within a partition. A reader owns its position: ``read`` never moves anything. Offsets grow by one
-    per record and are never given twice, even when retention has emptied the topic or the process was killed.
+    Order holds within a partition. A reader owns its position: ``read`` never moves anything. Offsets grow (by one
+    per record, unless the topic is compacted) and are never given twice, even when retention has emptied the topic or
+    the process was killed. Where the log is a broker's, every method may raise :class:`LogAwayError`.
     """
 
     def append(self, messages: Sequence[Outgoing]) -> list[int]:
@@ -60,6 +61,8 @@ class EventLog(Protocol):
 
         Raises:
             StoreFullError: the disk is full or failed; nothing of the topic was appended.
+            LogAwayError: a broker did not confirm in time; it may have appended all, some or none.
+            MessageTooLargeError: one message exceeds the log's limit; nothing was appended.
         """
         ...
 
@@ -68,7 +71,7 @@ class EventLog(Protocol):
 
         Raises:
             LogTruncatedError: ``offset`` was removed by retention, or lies beyond the end by more than zero
-                (the log was replaced or cut): never skip silently.
+                (the log was replaced, deleted or cut): never skip silently.
         """
         ...
 
@@ -94,6 +97,44 @@ class EventLog(Protocol):
 
     def close(self) -> None:
         """Release files and connections. Idempotent."""
+        ...
+
+
+class Flaw(Struct, frozen=True, kw_only=True):
+    """What is wrong with a topic that somebody made."""
+
+    topic: str
+    serious: bool
+    """Events or commands would be lost or misread: nothing may start on it."""
+    text: str
+    remedy: str
+
+
+class Standstill(Struct, frozen=True, kw_only=True):
+    """A partition that has records which do not come."""
+
+    topic: str
+    partition: int
+    seconds: float
+    """Since the last of them came."""
+    behind: int
+    """Records that should have come."""
+
+
+@runtime_checkable
+class Brokered(Protocol):
+    """What a log that is a broker's can do besides: an :class:`EventLog` may be one of these too."""
+
+    def prepare(self, topics: Sequence[str]) -> list[Flaw]:
+        """Create the topics that are missing, and say what is wrong with the others."""
+        ...
+
+    def examine(self, topics: Sequence[str]) -> list[Flaw]:
+        """Say what is wrong with topics, those that are missing included; change nothing."""
+        ...
+
+    def standing_still(self, seconds: float) -> list[Standstill]:
+        """Partitions that are read, have more, and have brought nothing for so long."""
         ...
 
 

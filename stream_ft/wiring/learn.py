@@ -19,7 +19,6 @@ import msgspec
 from stream_ft import logs, metrics
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
-from stream_ft.connectors.registry import open_log
 from stream_ft.errors import ConfigError, LogTruncatedError, StoreFullError
 from stream_ft.ingest.receive import received
 from stream_ft.lock import FolderLock
@@ -32,6 +31,7 @@ from stream_ft.replay.fate import fates
 from stream_ft.replay.store import Applied
 from stream_ft.topics import topic
 from stream_ft.wiring import encoding, gauges, genesis, storing
+from stream_ft.wiring.broker import open_event_log
 from stream_ft.wiring.comparison import Comparison
 from stream_ft.wiring.consumption import Consumption
 from stream_ft.wiring.core import Core
@@ -334,7 +334,7 @@ def run(settings: Settings) -> int:
     clock = SystemClock()
     with FolderLock(state / "learn.lock", "stream-ft learn"):
         base = resolve(settings.model.base)
-        event_log = open_log(settings.broker, folder=state, writes=["learn"])
+        event_log = open_event_log(settings, writes=["learn"], group=f"stream_ft.{settings.model.name}.learn")
         store = storing.open_store(settings, state / "store.db")
         registry = Registry(state / "registry")
         engine = encoding.open_engine(settings, base)

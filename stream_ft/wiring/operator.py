@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from stream_ft import control
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
-from stream_ft.connectors.registry import open_log
 from stream_ft.errors import ArtifactError, ConfigError, StreamFTError
 from stream_ft.events import to_json
 from stream_ft.ports import EventLog, Outgoing
 from stream_ft.release.fold import INITIAL, Entry, Release, State, Verdict, fold
 from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
+from stream_ft.wiring.broker import open_event_log
 
 READ = 500
 DIGITS = re.compile(r"[0-9a-f]{8,64}")
@@ -261,8 +261,7 @@ def _open(settings: Settings) -> EventLog:
         raise ConfigError(
             f"There is no state folder {state}.", "Name it with --state-dir, or start stream-ft up first."
         )
-    log: EventLog = open_log(settings.broker, folder=state, writes=[])
-    return log
+    return open_event_log(settings, writes=[])
 
 
 def _started(folded: Folded, settings: Settings) -> Folded:

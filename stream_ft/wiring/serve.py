@@ -15,7 +15,6 @@ import uvicorn
 from stream_ft import __version__, logs, metrics
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
-from stream_ft.connectors.registry import open_log
 from stream_ft.errors import StreamFTError
 from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
@@ -37,6 +36,7 @@ from stream_ft.serve.recent import Recent
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.serve.trial import Trials
 from stream_ft.wiring import encoding, genesis
+from stream_ft.wiring.broker import open_event_log
 from stream_ft.wiring.commanding import give
 from stream_ft.wiring.otel import open_traces
 from stream_ft.wiring.probes import bind
@@ -72,7 +72,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
     with ExitStack() as open_parts:
         open_parts.enter_context(FolderLock(state / "serve.lock", "stream-ft serve"))
         listener = open_parts.enter_context(bind(settings.serve.host, settings.serve.port))
-        event_log = open_log(settings.broker, folder=state, writes=["serve"])
+        event_log = open_event_log(settings, writes=["serve"])
         open_parts.callback(event_log.close)
         port: int = listener.getsockname()[1]
         service = Service(settings, state, event_log, replica=f"serve@{socket.gethostname()}:{port}")

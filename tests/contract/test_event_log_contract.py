@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_ft.config import KafkaSettings
+from stream_ft.connectors.kafka import KafkaLog
+from stream_ft.connectors.kafka_link import read_options
 from stream_ft.connectors.local import LocalLog, SqliteLog
 from stream_ft.errors import LogTruncatedError
 from stream_ft.ports import EventLog, Outgoing, Record
@@ -29,9 +33,15 @@ ADAPTERS: dict[str, Make] = {
 }
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventLog]:
-    made = ADAPTERS[request.param](tmp_path)
+@pytest.fixture(params=[*sorted(ADAPTERS), pytest.param("kafka", marks=pytest.mark.kafka)])
+def log(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLog]:
+    if request.param == "kafka":
+        made: EventLog = KafkaLog(request.getfixturevalue("kafka_address"), read_options(KafkaSettings().model_dump()))
+        model = f"m{uuid.uuid4().hex}"  # the broker outlives the test
+        for kind in ("feedback", "labels", "control"):
+            monkeypatch.setitem(globals(), kind.upper(), f"stream_ft.{model}.{kind}")
+    else:
+        made = ADAPTERS[request.param](tmp_path)
     yield made
     made.close()
 
