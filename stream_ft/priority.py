@@ -1,4 +1,4 @@
-"""Threads that give way to those which answer."""
+"""Work beside serving gives way to it: by niceness, and by pauses while requests queue."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import logging
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 
 NICE = 19
 """Of work beside serving: a seventieth of the share of a thread that answers, and all of what that leaves."""
+
+SHARE = 0.1
+"""Of one core, for work beside serving while requests queue."""
+
+PIECE_S = 0.002
+"""Of CPU: what is done between two pauses, if the work lends itself to it."""
 
 log = logging.getLogger("stream_ft.priority")
 
@@ -25,3 +33,35 @@ def give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
     except OSError as error:  # a sandbox may forbid it; versions are then prepared at the cost of those who ask
         log.warning("the thread cannot give way to others: %s", error.strerror)
+
+
+class Pace:
+    """Keeps work that is done in pieces to a share of one core for as long as others are pressed.
+
+    Niceness alone is not enough: a piece takes caches and memory from forwards on the other cores, too.
+
+    Args:
+        pressed: whether somebody has to wait just now.
+        share: of one core, in (0, 1].
+        cpu: seconds of CPU that the calling thread has had.
+    """
+
+    def __init__(
+        self, pressed: Callable[[], bool], *, share: float = SHARE, cpu: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._pressed = pressed
+        self._share = share
+        self._cpu = cpu
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """What the thread has worked until now is not counted."""
+        self._since = self._cpu()
+
+    def pause_s(self) -> float:
+        """Seconds to let pass after the piece that was just done; 0 if nobody is pressed, or it was a small one."""
+        worked = self._cpu() - self._since
+        if worked < PIECE_S:
+            return 0.0
+        self._since += worked
+        return worked * (1.0 / self._share - 1.0) if self._pressed() else 0.0

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import threading
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -205,9 +205,10 @@ class FakeEngine:
         """See the port."""
         return name in self._salts
 
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+    def prepare(self, name: str, files: dict[str, bytes], between: Callable[[], None] = lambda: None) -> None:
         """See the port."""
         self.calls.append(("prepare", name))
+        between()
         if name in self.refuse:
             raise ArtifactError(self.refuse[name], f"The base {name} was made to fail.")
         self._salts[name] = folder_digest(files)

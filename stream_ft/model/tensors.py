@@ -35,8 +35,10 @@ def effective(
     tied: Collection[str],
     pretrained: Callable[[str], Array],
     base_sha256: str,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Array]:
-    """The tensors that a base changes, by their name in the module's state dict, float32 and contiguous.
+    """The tensors that a base changes, by their name in the module's state dict, float32; each, or its transpose, is
+    contiguous.
 
     Args:
         files: of the base's folder: an adapter, or ``tensors.safetensors``, or neither (then nothing is changed).
@@ -44,6 +46,7 @@ def effective(
         tied: names that share memory with another name: they may not be changed one by one.
         pretrained: the pretrained tensor of a name.
         base_sha256: of the pretrained model's weights.
+        between: called after each tensor.
 
     Raises:
         ArtifactError: step ``base`` (made for another model), ``manifest`` (a file that cannot be read), ``missing``,
@@ -53,7 +56,7 @@ def effective(
     if ADAPTER in files and TENSORS in files:
         raise ArtifactError("keys", f"A base has {ADAPTER} or {TENSORS}, not both.")
     if ADAPTER in files:
-        result = _merged(files, shapes, pretrained)
+        result = _merged(files, shapes, pretrained, between)
     elif CONFIG in files:
         raise ArtifactError("missing", f"The base has {CONFIG} but no {ADAPTER}.")
     elif TENSORS in files:
@@ -65,6 +68,7 @@ def effective(
     for name, value in result.items():
         if value.size and not max(value.max(), -value.min()) <= _MOST:  # a NaN is the greatest and the least of all
             raise ArtifactError("finite", f"The tensor {name} holds values that are not finite.")
+        between()
     return result
 
 
@@ -164,17 +168,29 @@ def low_rank(
 
 
 def _merged(
-    files: Mapping[str, bytes], shapes: Mapping[str, tuple[int, ...]], pretrained: Callable[[str], Array]
+    files: Mapping[str, bytes],
+    shapes: Mapping[str, tuple[int, ...]],
+    pretrained: Callable[[str], Array],
+    between: Callable[[], None],
 ) -> dict[str, Array]:
     config = _object_of(files, CONFIG)
     result: dict[str, Array] = {}
     for module, a, b, scaling in _factors(files, config, shapes):
         with np.errstate(over="ignore", invalid="ignore"):
-            delta = b @ (a * np.float32(scaling))
+            a = a * np.float32(scaling)
+            left, right = (a.T, b.T) if config.get("fan_in_fan_out") else (b, a)
             weight = pretrained(module + ".weight")
-            merged = delta.T if config.get("fan_in_fan_out") else delta
-            merged += weight
-        result[module + ".weight"] = np.ascontiguousarray(merged)
+            # The product is made in the order in which the weight lies in memory (a graph may hold a matrix the other
+            # way round than torch does): a sum across two orders takes several times as long.
+            if weight.flags.c_contiguous:
+                merged = left @ right
+                merged += weight
+            else:
+                turned = right.T @ left.T
+                turned += weight.T
+                merged = turned.T
+        result[module + ".weight"] = merged
+        between()
     return result
 
 

@@ -122,6 +122,7 @@ class Batcher(Generic[T]):
         self._deadline_s = deadline_s
         self._max_wait_s = max_wait_s
         self._pace_s = 0.0
+        self._pressed_at = -math.inf
         self._on_batch = on_batch
         self._on_queue = on_queue
         self._on_wait = on_wait
@@ -132,6 +133,7 @@ class Batcher(Generic[T]):
         self._idle: deque[Callable[[], object]] = deque()
         self._waiting = 0
         self._closed = False
+        self._forwarding = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
 
@@ -181,6 +183,8 @@ class Batcher(Generic[T]):
                     f"{self._waiting} inputs wait already: about {self._waiting * self._pace_s:.1f} s of work.",
                     "Try again in a second.",
                 )
+            if self._waiting or self._forwarding:
+                self._pressed_at = self._monotonic()
             self._requests.append(request)
             self._waiting += len(texts)
             self._on_queue(self._waiting)
@@ -190,6 +194,10 @@ class Batcher(Generic[T]):
                 return await future
         except TimeoutError as error:
             raise self._late() from error
+
+    def pressed(self, within_s: float) -> bool:
+        """Whether a request had to wait for others in the last ``within_s`` seconds."""
+        return self._monotonic() - self._pressed_at <= within_s
 
     def between(self, job: Callable[[], R]) -> Future[R]:
         """Run ``job`` on the forward thread between two batches; before any request that waits."""
@@ -232,7 +240,9 @@ class Batcher(Generic[T]):
             for job, future in jobs:
                 _execute(job, future)
             if batch:
+                self._forwarding = True
                 self._answer(batch)
+                self._forwarding = False
             if idle is not None:
                 _execute(idle, Future())
 

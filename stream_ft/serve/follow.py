@@ -28,9 +28,9 @@ from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Clock, EventLog, Outgoing
-from stream_ft.priority import give_way
+from stream_ft.priority import Pace
 from stream_ft.release import manifest, state_file
-from stream_ft.release.fold import INITIAL, Entry, State, fold
+from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
 from stream_ft.serve.challenger import Challenger, Failure, pause_s
@@ -45,6 +45,8 @@ LOOK_S = 1.0
 FALLBACKS = 10
 """Releases tried, newest first, when the wanted one cannot be loaded. Those whose files are gone cost no try."""
 BATCH = 500
+PRESSED_S = 0.2
+"""A request that had to wait counts for so long: a version is then prepared with pauses."""
 
 
 class Artifacts(Protocol):
@@ -79,6 +81,10 @@ class Ack(Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"):
     challenger_step: str = ""
     """Check that the challenger failed."""
     challenger_reason: str = ""
+
+
+class OvertakenError(Exception):
+    """While a version was prepared, the control log came to want another one."""
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -149,6 +155,7 @@ class Follower:
             clock=clock,
         )
         self._prepared: OrderedDict[str, None] = OrderedDict()
+        self._pace = Pace(lambda: batcher.pressed(PRESSED_S))
         self._stop = threading.Event()
         self._first = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
@@ -207,7 +214,6 @@ class Follower:
         return self._first.wait(timeout_s)
 
     def _run(self) -> None:
-        give_way()  # a version is prepared with what the forwards leave
         while not self._stop.wait(POLL_S):
             try:
                 self.step()
@@ -238,8 +244,13 @@ class Follower:
             self._look_at = now + LOOK_S
             self._fold_new()
         withdrawn = self._challenger.withdraw(self._state)
-        self._pursue()
-        if self._challenger.pursue(self._state):
+        try:
+            self._pursue()
+            tried = self._challenger.pursue(self._state)
+        except OvertakenError:
+            log.info("the control log wants another version; what was being prepared is let go")
+            return
+        if tried:
             failure = self._challenger.failure
             if failure is not None and self._state.trial is not None:
                 self._discard(self._state.trial.base)
@@ -367,13 +378,16 @@ class Follower:
         """Verify, prepare beside what answers, ``put`` into a slot between two batches; what went wrong."""
         step = "prepare"
         failpoints.hit("serve.before_prepare")
+        self._pace.begin()
+        between = partial(self._between, (self._state.epoch, self._state.trial))
         try:
             head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
             if wanted.base not in self._prepared or not self._engine.prepared(wanted.base):
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
                     manifest.check(files)
-                self._engine.prepare(wanted.base, files)
+                self._engine.prepare(wanted.base, files, between)
+                between()
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
             version = Version(
@@ -383,6 +397,8 @@ class Follower:
             failpoints.hit("serve.before_flip")
             step = "flip"
             self._batcher.between(partial(put, version)).result()
+        except OvertakenError:
+            raise
         except ArtifactError as error:
             return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)
         except CancelledError:
@@ -393,6 +409,23 @@ class Follower:
         failpoints.hit("serve.after_flip")
         self._forget_old()
         return None
+
+    def _between(self, loading: tuple[int, Trial | None]) -> None:
+        """Between two pieces of preparing: let those who wait be answered, and see whether it is still wanted.
+
+        Raises:
+            OvertakenError: it is not, or the process is ending.
+        """
+        left = self._pace.pause_s()
+        while True:
+            if self._log_changed():
+                self._fold_new()
+            if self._stop.is_set() or (self._state.epoch, self._state.trial) != loading:
+                raise OvertakenError
+            if left <= 0:
+                return
+            self._stop.wait(min(left, POLL_S))
+            left -= POLL_S
 
     def _flip(self, version: Version) -> None:
         started = time.perf_counter()

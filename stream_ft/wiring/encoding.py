@@ -19,7 +19,7 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
         settings: of the process.
         base: the pretrained model.
         threads: take so many, and measure nothing: the same everywhere, as a simulation must be.
-        serving: versions are prepared beside forwards that must not feel it.
+        serving: versions are built beside forwards that must not feel it.
 
     Raises:
         ConfigError: what the settings ask for cannot be had.
@@ -40,7 +40,7 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
         device=model.device,
         cache=settings.cache_path(),
         measured=threads is None,
-        shared_pool=serving,
+        gives_way=serving,
         quantize=model.quantize,
         compiled=model.compile,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors
 from stream_ft.model.export import ExportError, export, find
 from stream_ft.model.plain_tokenizer import FILE, PROBES, PlainTokenizer
 from stream_ft.model.tensors import TENSORS
+from stream_ft.priority import NICE
 
 WORDS = [words for words, _ in texts(20)] + ["", "where is my parcel it never came " * 6]
 QUERY, KEY = (f"encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key"))
@@ -335,31 +337,23 @@ def test_an_export_that_fails_leaves_nothing(base: BaseFolder, tmp_path: Path, m
     assert list((tmp_path / "graphs").iterdir()) == []
 
 
-SHARED = """
+GIVING_WAY = """
 import os, sys, threading
 from pathlib import Path
 import numpy as np
 from stream_ft.model.base import BaseFolder
-from stream_ft.model.engines.onnx_engine import OnnxEngine, share_pool
-from stream_ft.priority import give_way
+from stream_ft.model.engines.onnx_engine import OnnxEngine
 
-share_pool(2)
-share_pool(2)  # again: nothing happens
-try:
-    share_pool(3)
-except RuntimeError as error:
-    print(error)
 def threads():
     return {int(n): os.getpriority(os.PRIO_PROCESS, int(n)) for n in os.listdir("/proc/self/task")}
 base = BaseFolder(name=sys.argv[1], path=Path(sys.argv[2]), sha256=sys.argv[3])
-engine = OnnxEngine(base, Path(sys.argv[4]), max_tokens=32, threads=2, spinning=True)
+engine = OnnxEngine(base, Path(sys.argv[4]), max_tokens=32, threads=2, spinning=True, gives_way=True)
 before = threads()
 files = {"tensors.safetensors": Path(sys.argv[5]).read_bytes()}
 def prepare():
-    give_way()
     engine.prepare("v", files)
     engine.trial("v", ["hello"])
-    print(len(set(threads()) - set(before)), max(before.values()))
+    print(max(before.values()), *sorted(nice for thread, nice in threads().items() if thread not in before))
 thread = threading.Thread(target=prepare)
 thread.start()
 thread.join()
@@ -369,18 +363,18 @@ np.save(sys.argv[6], engine.encode(["hello", "where is my parcel"]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux only")
-def test_on_a_shared_pool_no_version_brings_threads_of_its_own(
+def test_the_threads_of_a_session_do_not_give_way_with_the_one_that_builds_it(
     base: BaseFolder, graph: Path, engine: OnnxEngine, tmp_path: Path
 ) -> None:
     files = disturbed(base)
     (tmp_path / "v").write_bytes(files[TENSORS])
     arguments = [base.name, str(base.path), base.sha256, str(graph), str(tmp_path / "v"), str(tmp_path / "found.npy")]
-    ran = subprocess.run([sys.executable, "-c", SHARED, *arguments], capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-c", GIVING_WAY, *arguments], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    said, counts = ran.stdout.splitlines()
-    assert "share 2 threads already" in said
-    new, highest = (int(n) for n in counts.split())
-    assert (new, highest) == (1, 0), "only the thread that prepares is new, and none that was there gives way"
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert ran.stdout.split() == [str(nice) for nice in (max(usual, NICE), usual, usual)], (
+        "the thread that builds; that which prepares, and that of the session"
+    )
     engine.prepare("v", files)
     engine.activate("v")
     np.testing.assert_allclose(

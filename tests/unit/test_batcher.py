@@ -248,3 +248,34 @@ def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_i
         await asyncio.gather(first, second)
 
     asyncio.run(scene())
+
+
+def test_pressed_tells_whether_a_request_had_to_wait_for_others() -> None:
+    now = [100.0]
+    release, entered = threading.Event(), threading.Event()
+
+    def forward(texts: list[str]) -> list[str]:
+        entered.set()
+        release.wait(10)
+        return texts
+
+    batcher: Batcher[str] = Batcher(forward, monotonic=lambda: now[0])
+    batcher.start()
+
+    async def two() -> None:
+        first = asyncio.create_task(batcher.submit(["a"]))
+        await asyncio.to_thread(entered.wait, 10)
+        assert not batcher.pressed(1.0), "nobody waited for the first"
+        second = asyncio.create_task(batcher.submit(["b"]))
+        await asyncio.sleep(0)
+        assert batcher.pressed(1.0)
+        release.set()
+        await asyncio.gather(first, second)
+
+    try:
+        asyncio.run(two())
+        now[0] += 2.0
+        assert not batcher.pressed(1.0)
+    finally:
+        release.set()
+        batcher.close()

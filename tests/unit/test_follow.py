@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -449,3 +449,39 @@ def test_forwards_between_two_versions_are_never_a_mixture(serving: Serving) -> 
         expected[answer.version.name] = answer.embedding
     assert len(set(expected.values())) == 3
     assert list(expected) == ["v1.1.0", "v2.2.0", "v3.3.0"]
+
+
+def test_a_version_that_is_overtaken_while_it_is_prepared_never_answers(serving: Serving) -> None:
+    serving.genesis()
+    first = serving.promote("slow", "yes")
+
+    def rolled_back(name: str, files: dict[str, bytes], between: Callable[[], None]) -> None:
+        serving.say(control.Rollback, to_epoch=0, reason="it was a mistake")
+        between()
+        raise AssertionError("the preparation should have ended here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving.engine, "prepare", rolled_back)
+        serving.follower.step()
+    assert serving.version == "v0.0.0"
+    assert first not in serving.engine.bases
+    serving.follower.step()
+    assert serving.version == "v0.2.0"
+    assert serving.follower.failure is None
+    assert swaps(serving, "failed", "prepare") == 0
+
+
+def test_messages_that_change_nothing_do_not_interrupt_a_preparation(serving: Serving) -> None:
+    serving.genesis()
+    serving.promote("better", "yes")
+    prepare = serving.engine.prepare
+
+    def paused(name: str, files: dict[str, bytes], between: Callable[[], None]) -> None:
+        serving.say(control.Pause)
+        between()
+        prepare(name, files, between)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving.engine, "prepare", paused)
+        serving.follower.step()
+    assert serving.version == "v1.1.0"

@@ -41,3 +41,22 @@ def test_a_thread_that_may_not_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: 
     with caplog.at_level(logging.WARNING, "stream_ft.priority"):
         priority.give_way()
     assert "cannot give way" in caplog.text
+
+
+def test_a_pause_leaves_the_share_of_a_core_to_the_work() -> None:
+    cpu, pressed = [10.0], [True]
+    pace = priority.Pace(lambda: pressed[0], share=0.1, cpu=lambda: cpu[0])
+    pace.begin()
+    cpu[0] += 0.02
+    assert pace.pause_s() == pytest.approx(0.18)
+    assert pace.pause_s() == 0.0, "nothing was done since"
+    cpu[0] += 0.0015
+    assert pace.pause_s() == 0.0, "too little for a pause of its own"
+    cpu[0] += 0.0015
+    assert pace.pause_s() == pytest.approx(0.027), "but counted"
+    pressed[0] = False
+    cpu[0] += 5.0
+    assert pace.pause_s() == 0.0
+    pressed[0] = True
+    cpu[0] += 0.01
+    assert pace.pause_s() == pytest.approx(0.09), "what was done while nobody waited is not made up for"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+
+def nothing() -> None:
+    """Nobody minds."""
 
 
 class Engine(Protocol):
@@ -21,10 +25,15 @@ class Engine(Protocol):
         """Whether a base is prepared: an engine may have made room for another since."""
         ...
 
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+    def prepare(self, name: str, files: dict[str, bytes], between: Callable[[], None] = nothing) -> None:
         """Build and check the set of tensors of base ``name``, on any thread, without touching the active one.
 
         Preparing a name twice is harmless.
+
+        Args:
+            name: of the base.
+            files: of its folder.
+            between: called after each piece of the work; what it raises ends the work without a trace.
 
         Raises:
             ArtifactError: with the check that failed.

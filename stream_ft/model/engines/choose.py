@@ -67,7 +67,7 @@ def open_engine(
     threads: int = 0,
     device: str = "auto",
     measured: bool = True,
-    shared_pool: bool = False,
+    gives_way: bool = False,
 ) -> Engine:
     """An engine for an encoder.
 
@@ -79,8 +79,7 @@ def open_engine(
         threads: of a forward; 0 takes what was measured to be best.
         device: of torch; ``onnx`` runs on the CPU.
         measured: false takes ONNX without measuring, and one thread, so that a run can be repeated elsewhere.
-        shared_pool: versions are prepared on a thread that gives way to forwards; see
-            :func:`~stream_ft.model.engines.onnx_engine.share_pool`. Only before any other engine of this process.
+        gives_way: versions are built beside forwards that must not feel it.
 
     Raises:
         ConfigError: ``onnx`` was asked for and cannot be had, or there is no such device.
@@ -106,12 +105,17 @@ def open_engine(
         return _torch(base, max_tokens, max(threads, 1), device)
     if choice.engine == "torch":
         return _torch(base, max_tokens, choice.threads, device)
-    from stream_ft.model.engines.onnx_engine import OnnxEngine, share_pool
+    from stream_ft.model.engines.onnx_engine import OnnxEngine
 
-    if shared_pool and (choice.spinning or choice.threads == 1):  # the threads of a shared pool spin
-        share_pool(choice.threads)
     try:
-        return OnnxEngine(base, folder, max_tokens=max_tokens, threads=choice.threads, spinning=choice.spinning)
+        return OnnxEngine(
+            base,
+            folder,
+            max_tokens=max_tokens,
+            threads=choice.threads,
+            spinning=choice.spinning,
+            gives_way=gives_way,
+        )
     except ArtifactError as error:
         if kind == "onnx":
             raise ConfigError(error.message, f"Remove {folder}, or set model.engine to torch.") from error

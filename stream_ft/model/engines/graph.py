@@ -82,7 +82,7 @@ class Weights:
         self._places = described.places
 
     def __call__(self, name: str) -> Array:
-        """The pretrained tensor ``name``, in torch's shape.
+        """The pretrained tensor ``name``, in torch's shape; not to be written, and perhaps transposed in memory.
 
         Raises:
             KeyError: there is none.
@@ -96,7 +96,7 @@ class Weights:
                 return value
         offset, shape = self._at[place.initializer]
         found: Array = np.memmap(self._path, np.float32, "r", offset, shape or (1,))
-        return np.array(found.T if place.transposed else found)
+        return found.T if place.transposed else found
 
 
 def golden(folder: Path) -> tuple[Array, Array, Array]:

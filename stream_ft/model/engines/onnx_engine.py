@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime.capi import _pybind_state as _C
 
 from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
+from stream_ft.model.engines import nothing
 from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
 from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
 from stream_ft.model.engines.int8_graph import Int8Graph
 from stream_ft.model.plain_tokenizer import PlainTokenizer
 from stream_ft.model.tensors import effective
+from stream_ft.priority import give_way
 
 RESIDENT = 2
 """Sessions in memory: the active one, and the one before it or the challenger."""
+
+SPIN_US = 200
+"""Microseconds for which a thread waits busily: longer than what one thread does alone within a forward."""
 
 TOLERANCE = 1e-3
 """Largest difference from torch on the golden inputs, relative to the largest value there; fp16 rounds to 5e-4."""
@@ -31,28 +37,20 @@ TOLERANCE = 1e-3
 BATCH_TOKENS = 128
 """Most tokens in one forward: on a CPU a larger batch gains nothing, and padding costs."""
 
-_pool: int | None = None
 
-
-def share_pool(threads: int) -> None:
-    """Run the forwards of all sessions of this process on one pool of spinning threads, for good.
-
-    Otherwise each session starts threads of its own, which inherit the niceness of whoever builds it: a version that is
-    prepared by a thread that gives way to others would be served by such threads. And there are fewer threads.
+def started(graph: str, options: Any) -> Any:
+    """A session whose threads run and which has read the graph, but is not initialized: the cheap part of building.
 
     Args:
-        threads: of a forward, the one that calls included.
-
-    Raises:
-        RuntimeError: there are sessions already, or another number was given before.
+        graph: path of the ONNX file.
+        options: ``SessionOptions``.
     """
-    global _pool
-    if _pool == threads:
-        return
-    if _pool is not None:
-        raise RuntimeError(f"the forwards of this process share {_pool} threads already")
-    ort.set_global_thread_pool_sizes(threads, 1)
-    _pool = threads
+    return _C.InferenceSession(options, graph, True, False)
+
+
+def initialize(session: Any) -> None:
+    """The costly part: the graph is optimized and the weights are laid out."""
+    session.initialize_session(["CPUExecutionProvider"], [{}], set())
 
 
 class OnnxEngine:
@@ -67,6 +65,7 @@ class OnnxEngine:
         threads: of a forward.
         spinning: whether idle threads of a forward wait busily for its next piece: faster alone, costly in company.
         int8: the 8-bit form of the graph, to run instead of it.
+        gives_way: sessions are built beside forwards that must not feel it.
 
     Raises:
         ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
@@ -81,6 +80,7 @@ class OnnxEngine:
         threads: int = 1,
         spinning: bool = False,
         int8: Int8Graph | None = None,
+        gives_way: bool = False,
     ) -> None:
         self._int8 = int8
         self._graph = str(folder / GRAPH if int8 is None else int8.path)
@@ -95,9 +95,9 @@ class OnnxEngine:
         self.tokenizer: Tokenizer | PlainTokenizer = (
             Tokenizer(base.path, max_tokens) if facts is None else PlainTokenizer(base.path, facts, max_tokens)
         )
-        # Threads inherit the niceness of the one that starts them, and whoever prepares a version may give way to
-        # others; but the threads of a session run its forwards. So they are started from here.
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="build")
+        self._builder = ThreadPoolExecutor(
+            1, thread_name_prefix="build", initializer=give_way if gives_way else nothing
+        )
         self._sessions: dict[str, Any] = {}
         self._active: tuple[str, Any] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class OnnxEngine:
         """Whether ``activate`` would find this base."""
         return name in self._sessions
 
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+    def prepare(self, name: str, files: dict[str, bytes], between: Callable[[], None] = nothing) -> None:
         """Build and check the session of base ``name``; on any thread, the active one is not touched.
 
         Where two are resident already, one that does not answer makes room. While a challenger answers beside the
@@ -130,6 +130,7 @@ class OnnxEngine:
             tied=self._map.tied,
             pretrained=self._weights,
             base_sha256=self._base.sha256,
+            between=between,
         )
         self._make_room(RESIDENT - 1)
         self._sessions[name] = self._session(changed)
@@ -180,21 +181,15 @@ class OnnxEngine:
         return result
 
     def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
-        if _pool is not None or self.threads == 1:
-            return self._built(changed)
-        return self._builder.submit(self._built, changed).result()
-
-    def _built(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
         options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if _pool is None:
-            options.intra_op_num_threads = self.threads
-            options.inter_op_num_threads = 1
-            options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
-        else:
-            options.use_per_session_threads = False
-        # Threads wait busily for the next piece of a forward, but not for the next forward.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        # They wait busily for the next piece of a forward, but not for the next forward, and not for long: the thread
+        # that has the next piece may be one that gives way.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         names: list[str] = []
         values: list[Any] = []
         for name, value in changed.items():
@@ -208,10 +203,15 @@ class OnnxEngine:
                 values += map(ort.OrtValue.ortvalue_from_numpy, given.values())
         if names:
             options.add_external_initializers(names, values)
-        return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        # The session's threads, which will run its forwards, inherit the niceness of the one that starts them: this
+        # one. What costs most is left to one that may give way to others: it needs no interpreter, which a thread that
+        # has to wait for a core could hold up for all.
+        session = started(self._graph, options)
+        self._builder.submit(initialize, session).result()
+        return session
 
     def _pooled(self, session: Any, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        pooled: npt.NDArray[Any] = session.run(["pooled"], {"input_ids": tokens, "attention_mask": mask})[0]
+        pooled: npt.NDArray[Any] = session.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
         return pooled
 
     def _prove(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ import copy
 import importlib.util
 import threading
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
+from stream_ft.model.engines import nothing
 from stream_ft.model.engines.one_thread import OneThread, in_passing
 from stream_ft.model.engines.pooling import embedded, states_of
 from stream_ft.model.engines.torch_engine import live_tensors, pick_device
@@ -90,7 +91,7 @@ class QuantisedEngine:
         """Whether ``activate`` would find this base."""
         return name in self._sets
 
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+    def prepare(self, name: str, files: dict[str, bytes], between: Callable[[], None] = nothing) -> None:
         """Check the adapter of base ``name`` and keep it; on any thread, the active set is not touched.
 
         Raises:
@@ -99,6 +100,7 @@ class QuantisedEngine:
         if name in self._sets:
             return
         pairs = low_rank(files, shapes=self._shapes, base_sha256=self._base.sha256)
+        between()
         if odd := sorted(pairs.keys() - self._layers):
             raise ArtifactError("keys", f"The adapter changes {odd[0]}, which is not a linear layer.")
         self._sets[name] = {

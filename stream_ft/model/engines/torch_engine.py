@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from stream_ft.errors import ConfigError
 from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
+from stream_ft.model.engines import nothing
 from stream_ft.model.engines.one_thread import OneThread, in_passing
 from stream_ft.model.engines.pooling import embedded, states_of
 from stream_ft.model.tensors import effective
@@ -101,7 +102,7 @@ class TorchEngine:
         """Whether ``activate`` would find this base."""
         return name in self._sets
 
-    def prepare(self, name: str, files: dict[str, bytes]) -> None:
+    def prepare(self, name: str, files: dict[str, bytes], between: Callable[[], None] = nothing) -> None:
         """Build and check the set of base ``name``; on any thread, the active set is not touched.
 
         Raises:
@@ -115,6 +116,7 @@ class TorchEngine:
             tied=self._tied,
             pretrained=lambda key: self._pretrained[key].cpu().numpy(),
             base_sha256=self._base.sha256,
+            between=between,
         )
         self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
 

@@ -22,7 +22,7 @@ def open_variant(
     threads: int = 0,
     device: str = "auto",
     measured: bool = True,
-    shared_pool: bool = False,
+    gives_way: bool = False,
     quantize: Quantize = "none",
     compiled: bool = False,
 ) -> Engine:
@@ -36,7 +36,7 @@ def open_variant(
         threads: of a forward; 0 takes what was measured to be best for the exported graph, 1 in torch.
         device: of torch; ``onnx`` runs on the CPU.
         measured: false measures nothing and takes one thread.
-        shared_pool: as of :func:`stream_ft.model.engines.choose.open_engine`.
+        gives_way: as of :func:`stream_ft.model.engines.choose.open_engine`.
         quantize: how weights are held.
         compiled: run ``torch.compile``.
 
@@ -52,7 +52,7 @@ def open_variant(
             threads=threads,
             device=device,
             measured=measured,
-            shared_pool=shared_pool,
+            gives_way=gives_way,
         )
     if compiled and (kind == "onnx" or quantize != "none"):
         raise ConfigError(
@@ -70,9 +70,7 @@ def open_variant(
     if adapters_only(kind=kind, quantize=quantize, device=device):
         return _in_torch(base, quantize, max_tokens, threads, device)
     try:
-        return _int8_onnx(
-            base, cache, max_tokens=max_tokens, threads=threads, measured=measured, shared_pool=shared_pool
-        )
+        return _int8_onnx(base, cache, max_tokens=max_tokens, threads=threads, measured=measured, gives_way=gives_way)
     except OSError as error:
         raise ConfigError(
             f"The cache folder {cache} cannot be used: {error.strerror}.",
@@ -98,17 +96,15 @@ def _in_torch(base: BaseFolder, quantize: Quantize, max_tokens: int, threads: in
 
 
 def _int8_onnx(
-    base: BaseFolder, cache: Path, *, max_tokens: int, threads: int, measured: bool, shared_pool: bool
+    base: BaseFolder, cache: Path, *, max_tokens: int, threads: int, measured: bool, gives_way: bool
 ) -> Engine:
     from stream_ft.model.engines.int8_graph import int8_graph
-    from stream_ft.model.engines.onnx_engine import OnnxEngine, share_pool
+    from stream_ft.model.engines.onnx_engine import OnnxEngine
 
     folder = graph_folder(base, cache)
     choice = Choice(engine="onnx", threads=max(threads, 1))
     if measured and threads == 0:
         choice = chosen(base, folder, cache, kind="onnx", threads=0)
-    if shared_pool and (choice.spinning or choice.threads == 1):
-        share_pool(choice.threads)
     return OnnxEngine(
         base,
         folder,
@@ -116,4 +112,5 @@ def _int8_onnx(
         threads=choice.threads,
         spinning=choice.spinning,
         int8=int8_graph(folder),
+        gives_way=gives_way,
     )

@@ -1,0 +1,271 @@
+"""What the swap benchmark is about: the serving process' own parts in this process, and an operator who promotes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+from safetensors.numpy import load, save
+from served import promote, release
+
+from stream_ft import control, metrics
+from stream_ft.clock import SystemClock
+from stream_ft.config import Settings
+from stream_ft.connectors.local import LocalLog
+from stream_ft.model.base import BaseFolder
+from stream_ft.model.engines import Engine
+from stream_ft.model.engines.choose import open_engine
+from stream_ft.model.heads import Head
+from stream_ft.ports import Outgoing
+from stream_ft.release.registry import Registry
+from stream_ft.serve.batcher import Batcher
+from stream_ft.serve.catalogue import Listed
+from stream_ft.serve.follow import Failure, Follower
+from stream_ft.serve.slots import Answer, Slots, Version
+from stream_ft.topics import topic
+from stream_ft.wiring import genesis
+
+MODEL = "bench"
+LABELS = 77
+FAILURES = {"corrupt": "hash", "wrong base": "base", "wrong labels": "labels", "not a number": "finite"}
+"""What is wrong with a release, and the step that must catch it."""
+
+_ROWS = np.random.default_rng(1).normal(size=(LABELS + 2_000, 384)).astype(np.float16).astype(np.float32)
+
+
+def head_of(labels: int) -> Head:
+    """A head with so many labels; the same rows for the same labels."""
+    return Head(
+        labels=tuple(f"label {i}" for i in range(labels)),
+        weight=_ROWS[:labels],
+        bias=np.zeros(labels, np.float32),
+        projection=None,
+        dim=_ROWS.shape[1],
+    )
+
+
+@dataclass
+class Swap:
+    """One attempt: from the announcement being read to the flip, or to the step that caught it."""
+
+    begun: float
+    ended: float
+    step: str
+    flip_s: float
+    """On the forward thread."""
+
+
+class Watched(Follower):
+    """The follower, with a note of when each swap began and ended."""
+
+    swaps: list[Swap]
+    swapped: threading.Event
+    """Set at the end of each."""
+
+    def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
+        flip_s = 0.0
+
+        def timed(version: Version) -> None:
+            nonlocal flip_s
+            started = time.perf_counter()
+            put(version)
+            flip_s = time.perf_counter() - started
+
+        begun = time.perf_counter()
+        failure = super()._load(wanted, put=timed)
+        step = "" if failure is None else failure.step
+        self.swaps.append(Swap(begun=begun, ended=time.perf_counter(), step=step, flip_s=flip_s))
+        self.swapped.set()
+        return failure
+
+
+@dataclass
+class Served:
+    """The parts under test, and what was promoted."""
+
+    base: BaseFolder
+    engine: Engine
+    registry: Registry
+    log: LocalLog
+    slots: Slots
+    batcher: Batcher[Answer]
+    follower: Watched
+    versions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Number of the adapter and of the head's labels of each version, by its name."""
+
+    def close(self) -> None:
+        """End the threads."""
+        self.follower.close()
+        self.batcher.close()
+        self.log.close()
+
+
+def open_parts(folder: Path, base: BaseFolder) -> Served:
+    """As the serving process puts them together."""
+    engine = open_engine(base, cache=Settings().cache_path(), device="cpu", gives_way=True)
+    registry = Registry(folder / "registry")
+    log = LocalLog(folder, writes=["serve"])
+    genesis.ensure(log, registry, base, model=MODEL, dim=engine.dim, now=time.time())
+    slots = Slots(engine)
+    batcher: Batcher[Answer] = Batcher(slots.forward, max_batch=32, queue=256)
+    follower = Watched(
+        model=MODEL,
+        replica="bench",
+        log=log,
+        artifacts=registry,
+        engine=engine,
+        slots=slots,
+        batcher=batcher,
+        publish=lambda message: True,
+        metrics=metrics.ServeMetrics(metrics.new_registry()),
+        clock=SystemClock(),
+        state_path=folder / "serve.state",
+    )
+    follower.swaps, follower.swapped = [], threading.Event()
+    batcher.start()
+    follower.start()
+    if not follower.wait(60):
+        raise TimeoutError("no version answers")
+    return Served(base, engine, registry, log, slots, batcher, follower)
+
+
+class Operator:
+    """Promotes one release after another; waits for what becomes of each.
+
+    Args:
+        parts: what is served.
+        plan: what to promote: the number of an adapter, or what is wrong.
+        bases: files of each adapter.
+        grow: of every how many good swaps one adds a label.
+    """
+
+    def __init__(self, parts: Served, plan: Iterator[int | str], bases: list[dict[str, bytes]], grow: int) -> None:
+        self.parts, self.plan, self.bases, self.grow = parts, plan, bases, grow
+        self.caught: dict[str, list[str]] = {name: [] for name in FAILURES}
+        self.good = self.grown = 0
+        self.done = False
+        self.resident_mb: list[float] = []
+        """Of this process, after each step."""
+        self._labels = LABELS
+        self._rng = np.random.default_rng(1)
+        self._process = psutil.Process()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, seconds: float) -> None:
+        """Begin steps of the plan on a thread for so long; the last one is ended."""
+        self._thread = threading.Thread(target=self._run, args=(time.monotonic() + seconds,), daemon=True)
+        self._thread.start()
+
+    def busy(self) -> bool:
+        """Whether a step is under way.
+
+        Raises:
+            RuntimeError: a step failed.
+        """
+        if self._error is not None:
+            raise RuntimeError("a step of the plan failed") from self._error
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self, until: float) -> None:
+        try:
+            while time.monotonic() < until:
+                step = next(self.plan, None)
+                if step is None:
+                    self.done = True
+                    return
+                self.step(step)
+        except BaseException as error:  # told by the next question
+            self._error = error
+
+    def step(self, step: int | str) -> None:
+        """One promotion, until it answers or is caught."""
+        parts = self.parts
+        if isinstance(step, int) and self.good % self.grow == self.grow - 1:
+            self._labels += 1
+            self.grown += 1
+        head = head_of(self._labels)
+        number = step if isinstance(step, int) else int(self._rng.integers(len(self.bases)))
+        name, head_name = self._release(step, number, head)
+        state = parts.follower.state
+        before = len(parts.follower.swaps)
+        if isinstance(step, int):
+            parts.versions[f"v{state.epoch + 1}.{state.epoch + 1}.0"] = (number, self._labels)
+        parts.follower.swapped.clear()
+        promote(parts.log, MODEL, base=name, head=head_name, parent=state.base, epoch=state.epoch)
+        if not parts.follower.swapped.wait(120):
+            raise TimeoutError(f"nothing came of {step}")
+        found = parts.follower.swaps[before].step
+        if isinstance(step, int):
+            if found:
+                raise RuntimeError(f"a good release was refused at {found}")
+            self.good += 1
+        else:
+            self.caught[step].append(found)
+        if state.epoch > 2:
+            parts.registry.delete(state.base)
+        self.resident_mb.append(self._process.memory_info().rss / 1e6)
+
+    def _release(self, step: int | str, number: int, head: Head) -> tuple[str, str]:
+        parts = self.parts
+        files = dict(self.bases[number])
+        # Each promotion is a base of its own: what the engine may have kept must not be what is measured.
+        files["note.json"] = json.dumps({"promotion": time.time_ns()}).encode()
+        base = parts.base
+        if step == "wrong base":
+            base = BaseFolder(name=base.name, path=base.path, sha256="0" * 64)
+        elif step == "not a number":
+            tensors = load(files["adapter_model.safetensors"])
+            first = sorted(tensors)[0]
+            tensors[first] = np.full_like(tensors[first], np.nan)
+            files["adapter_model.safetensors"] = save(tensors)
+        elif step == "wrong labels":
+            labels = (head.labels[1], *head.labels[1:])
+            head = Head(labels=labels, weight=head.weight, bias=head.bias, projection=None, dim=head.dim)
+        name, head_name = release(parts.registry, base, files, head)
+        if step == "corrupt":
+            path = parts.registry.path(name) / "adapter_model.safetensors"
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            path.chmod(0o644)
+            path.write_bytes(bytes(data))
+        return name, head_name
+
+
+def rollbacks(operator: Operator, count: int) -> list[float]:
+    """Seconds from an acknowledged rollback to the previous version to its first answer."""
+    parts = operator.parts
+    times = []
+    for number in range(count):
+        operator.step(number % len(operator.bases))
+        state = parts.follower.state
+        message = control.new(
+            control.Rollback, by="operator/bench", now=time.time(), to_epoch=state.history[-2][0], reason="measured"
+        )
+        parts.log.append([Outgoing(topic=topic(MODEL, "control"), value=msgspec.json.encode(message))])
+        begun = time.perf_counter()
+        while _answering(parts) <= state.epoch:
+            pass
+        times.append(time.perf_counter() - begun)
+    return times
+
+
+def _answering(parts: Served) -> int:
+    (answer,) = asyncio.run(parts.batcher.submit(["hello"]))
+    epoch: int = answer.version.epoch
+    return epoch
+
+
+def any_of(parts: Served) -> dict[str, Any]:
+    """How the engine encodes."""
+    engine: Any = parts.engine
+    return {"engine": type(engine).__name__, "threads": engine.threads, "spinning": getattr(engine, "spinning", False)}
