@@ -96,7 +96,10 @@ else
 fi
 
 say "stream-ft and everything it needs ..."
-quietly pip install -c constraints.txt -e '.[demo,dev]' || stop "The packages could not be installed (the reason is above)." \
+quietly pip install -c constraints.txt -e '.[demo,ingest,dev]' || stop "The packages could not be installed (the reason is above)." \
+  "Is the network there? Then run make setup again: what was installed is kept."
+# Faust without its own list of packages (the extra `ingest` has them): pyproject.toml says why.
+quietly pip install --no-deps -c constraints.txt faust-streaming || stop "Faust could not be installed (the reason is above)." \
   "Is the network there? Then run make setup again: what was installed is kept."
 printf '%s' "$wanted" >"$stamp"
 say "done: $venv ($(du -sh "$venv" | cut -f1))."

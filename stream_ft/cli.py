@@ -125,6 +125,16 @@ def learn(
 
 
 @app.command()
+def ingest(
+    config: Config = None, state_dir: StateDir = None, host: Host = None, port: Port = None, assign: Set = None
+) -> None:
+    """Validate and redact between a Kafka broker and the learner; the port has probes and metrics only."""
+    from stream_ft.wiring.ingest import run
+
+    raise typer.Exit(run(settings(config, state_dir, assign, ingest__host=host, ingest__port=port)))
+
+
+@app.command()
 def demo(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="Your own messages with their labels.")

@@ -91,6 +91,9 @@ class LearnSettings(Section):
 class IngestSettings(Section):
     """What becomes of an event before it is stored, in `learn` or in `ingest` workers before it."""
 
+    host: str = "127.0.0.1"
+    port: int = Field(default=8082, ge=0, le=65535)
+    """Of a worker's `/livez`, `/readyz` and `/metrics`; 0 takes a free one."""
     redact: bool = False
     """Personal data in texts is replaced by its kind before anything is stored or trained on."""
     redact_kinds: str = "email,iban,card,us_ssn,ip,phone"

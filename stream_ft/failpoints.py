@@ -10,6 +10,9 @@ import os
 import signal
 
 NAMES = (
+    "forward.before_send",
+    "forward.before_ack",
+    "forward.after_ack",
     "ingest.after_poll",
     "store.before_commit",
     "store.after_commit",

@@ -26,10 +26,11 @@ def setup(level: str = "info", json_lines: bool = False, stream: TextIO | None =
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(LEVELS[level])
-    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
+    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "asyncio", "faust", "mode"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # What it says at each attempt to connect, the connector says once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     # uvicorn would announce each start and stop, and print a traceback of what the process boundary already reports.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 

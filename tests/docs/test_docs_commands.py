@@ -57,7 +57,8 @@ def test_docs_name_every_command_of_the_contract() -> None:
     )
     wanted = {f"stream-ft control {name}" for name in operator}
     wanted |= {
-        f"stream-ft {name}" for name in ("up", "serve", "learn", "demo", "simulate", "replay", "status", "doctor")
+        f"stream-ft {name}"
+        for name in ("up", "serve", "learn", "ingest", "demo", "simulate", "replay", "status", "doctor")
     }
     wanted |= {"stream-ft adapters list", "stream-ft adapters show", "stream-ft config show", "stream-ft reset"}
     assert wanted == set(COMMANDS)

@@ -1,0 +1,69 @@
+"""Every series of an ingest worker; :mod:`stream_ft.metrics` has those of the other processes, and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from stream_ft.events import Event, Reject
+from stream_ft.metric_labels import DEAD_LETTERS, EVENT_KINDS, slug
+
+RANKS = ("1", "2", "3", "4", "5")
+
+
+class IngestMetrics:
+    """Series of an ingest worker. Sources have ranks, not names: a name may be a person's.
+
+    Args:
+        registry: where they are registered; one instance per registry.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._taken = Counter(
+            "stream_ft_ingest_events", "Events forwarded by this worker, by kind.", ["kind"], registry=registry
+        )
+        self._dead = Counter(
+            "stream_ft_ingest_dead_letters", "Events refused by this worker, by reason.", ["reason"], registry=registry
+        )
+        self._lag = Gauge(
+            "stream_ft_ingest_lag_events", "Events of this worker's partitions that wait.", registry=registry
+        )
+        self._still = Gauge(
+            "stream_ft_ingest_still_seconds", "Time without progress while events wait.", registry=registry
+        )
+        self._corrections = Gauge(
+            "stream_ft_ingest_corrections_per_minute", "Corrections in the last whole minute.", registry=registry
+        )
+        self._sources = Gauge(
+            "stream_ft_ingest_sources", "Sources that gave feedback in the last whole minute.", registry=registry
+        )
+        self._busiest = Gauge(
+            "stream_ft_ingest_source_feedback_per_minute",
+            "Feedback in the last whole minute of the sources that gave most.",
+            ["rank"],
+            registry=registry,
+        )
+        for rank in RANKS:
+            self._busiest.labels(rank).set(0)
+
+    def taken(self, event: Event | Reject) -> None:
+        """Count one record that was handled and confirmed."""
+        if isinstance(event, Reject):
+            self._dead.labels(slug(event.reason, DEAD_LETTERS)).inc()
+        else:
+            self._taken.labels(slug(str(event.__struct_config__.tag), EVENT_KINDS)).inc()
+
+    def progress(self, *, lag: int, still_s: float) -> None:
+        """Set how far the worker is."""
+        self._lag.set(lag)
+        self._still.set(still_s)
+
+    def rates(self, *, corrections: int, busiest: Sequence[int], sources: int) -> None:
+        """Set what the last whole minute brought; ``busiest`` in descending order."""
+        self._corrections.set(corrections)
+        self._sources.set(sources)
+        for rank, count in zip_longest(RANKS, busiest[: len(RANKS)], fillvalue=0):
+            self._busiest.labels(rank).set(count)
