@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from stream_ft.config_ingest import IngestSettings
 from stream_ft.config_kafka import KafkaSettings
 from stream_ft.config_section import Section
 from stream_ft.errors import ConfigError
@@ -86,35 +87,6 @@ class LearnSettings(Section):
     """Port of ``/livez``, ``/readyz`` and ``/metrics``; 0 takes a free one."""
     frozen_after: int = Field(default=1_000, ge=0)
     """Labels of the label topic after which a copy of the live version is frozen, to compare with; 0 for never."""
-
-
-class IngestSettings(Section):
-    """What becomes of an event before it is stored, in `learn` or in `ingest` workers before it."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8082, ge=0, le=65535)
-    """Of a worker's `/livez`, `/readyz` and `/metrics`; 0 takes a free one."""
-    redact: bool = False
-    """Personal data in texts is replaced by its kind before anything is stored or trained on."""
-    redact_kinds: str = "email,iban,card,us_ssn,ip,phone"
-    """Kinds that are replaced, with commas between them."""
-    phone_region: str = ""
-    """Two letters: telephone numbers as they are written there are found too, not only those that begin with `+`."""
-
-    @field_validator("redact_kinds")
-    @classmethod
-    def _kinds_are_kinds(cls, value: str) -> str:
-        kinds = {"email", "iban", "card", "us_ssn", "ip", "phone"}
-        if unknown := sorted({kind.strip() for kind in value.split(",") if kind.strip()} - kinds):
-            raise ValueError(f"there is no kind {', '.join(unknown)}; there are {', '.join(sorted(kinds))}")
-        return value
-
-    @field_validator("phone_region")
-    @classmethod
-    def _region_is_two_letters(cls, value: str) -> str:
-        if not re.fullmatch(r"([A-Z]{2})?", value):
-            raise ValueError("must be two capital letters, like US, or empty")
-        return value
 
 
 class ReplaySettings(Section):
@@ -216,32 +188,6 @@ class DriftSettings(Section):
     detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
     delta: float = Field(default=1e-5, gt=0, lt=1)
     """Confidence of ADWIN: smaller alarms less."""
-
-
-class KafkaSettings(Section):
-    """The way to a Kafka cluster, where ``broker`` names one."""
-
-    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    username: str = ""
-    """The principal of this process; give each role its own."""
-    password: str = ""
-    ca_file: str = ""
-    """PEM file of the authority that signed the brokers' certificates; empty: the system's."""
-    cert_file: str = ""
-    """PEM file of this process's own certificate, where the brokers want one."""
-    key_file: str = ""
-    partitions: int = Field(default=1, ge=1, le=1_000)
-    """Of topics of events, when they are created."""
-    replication: int = Field(default=0, ge=0, le=100)
-    """Copies of a topic that is created; 0 takes the cluster's default."""
-    retention_hours: float = 168.0
-    """How long events stay in Kafka, once created so; 0: for ever. The control log always stays."""
-    dead_letter_hours: float = 720.0
-    max_message_bytes: int = Field(default=1_048_576, ge=10_000, le=100_000_000)
-    """Largest message, its key and headers included; a dead letter may be twice that."""
-    deadline_s: float = Field(default=10.0, ge=1, le=300)
-    """A message that is not confirmed this long after it was sent has failed."""
 
 
 class LogSettings(Section):
