@@ -208,6 +208,7 @@ class LearnMetrics:
         # --- how good it is
         self._accuracy = gauge("stream_ft_live_accuracy_ratio",
             "Rolling accuracy of a base's answers, where labels cover what they sample.", ["base", "tier"])
+        self._rolling = gauge("stream_ft_accuracy_ratio", "Rolling accuracy, whatever version answered.", ["window"])
         self._scored = counter("stream_ft_scored_answers",
             "Answers whose label came regardless of whether they were right.", ["base", "result"])
         self._bases = LastBases(self._accuracy, self._scored)
@@ -342,13 +343,11 @@ class LearnMetrics:
         """Count one answer that a user judged."""
         self._judged.labels("right" if right else "wrong").inc()
 
-    def corrections(self, ratio: float) -> None:
-        """Set the share of the judged answers that users rejected or corrected."""
-        self._corrections.labels("last").set(ratio)
-
-    def rating(self, mean: float) -> None:
-        """Set the mean of the last ratings."""
-        self._rating.labels("last").set(mean)
+    def rolling(self, *, accuracy: float | None, corrections: float | None, rating: float | None) -> None:
+        """Set the numbers that are of the last answers, whatever version gave them; what is not known has no series."""
+        for family, value in ((self._rolling, accuracy), (self._corrections, corrections), (self._rating, rating)):
+            if value is not None:
+                family.labels("last").set(value)
 
     def drift(self, detector: str, *, statistic: float, threshold: float, error: float) -> None:
         """Set what the drift detector watches, and where that is an alarm."""

@@ -18,14 +18,12 @@ class Consumption:
     """
 
     def __init__(self, kind: str, series: metrics.LearnMetrics, monotonic: Callable[[], float]) -> None:
-        self.lag = 0
-        """Records that are in the log and were not even read in the last pass."""
         self._kind = kind
         self._series = series
         self._monotonic = monotonic
         self._next: dict[int, int] = {}
+        self._end: dict[int, int] = {}
         self._still: dict[int, float] = {}
-        self._lag: dict[int, int] = {}
         self._oldest: dict[int, float] = {}
 
     def read(self, partition: int, offset: int, found: Sequence[Record], end: int, now: float) -> None:
@@ -38,20 +36,32 @@ class Consumption:
             end: the offset that the next record will get.
             now: seconds since the epoch.
         """
-        passed = offset - self._next.get(partition, offset)
-        self._next[partition] = offset
-        self._lag[partition] = max(0, end - offset - len(found))
+        self._next[partition], self._end[partition] = offset, end
         self._oldest[partition] = max(0.0, now - found[0].appended_at) if found else 0.0
-        if passed > 0:
-            self._series.consumed(self._kind, passed)
         if offset >= end and not found:
             self._still.pop(partition, None)
-        elif passed or partition not in self._still:
+        elif partition not in self._still:
             self._still[partition] = self._monotonic()
 
+    def committed(self, partition: int, offset: int) -> None:
+        """The store has taken in everything of a partition before this offset."""
+        passed = offset - self._next.get(partition, offset)
+        if passed <= 0:
+            return
+        self._next[partition] = offset
+        self._series.consumed(self._kind, passed)
+        if offset >= self._end.get(partition, offset):
+            self._still.pop(partition, None)
+        else:
+            self._still[partition] = self._monotonic()
+
+    @property
+    def lag(self) -> int:
+        """Records of the log that were not taken in yet, as far as it has been looked at."""
+        return sum(max(0, end - self._next[partition]) for partition, end in self._end.items())
+
     def show(self) -> None:
-        """All partitions were read."""
-        self.lag = sum(self._lag.values())
+        """Set the series."""
         self._series.consumer(
             self._kind,
             lag=self.lag,

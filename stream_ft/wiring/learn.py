@@ -203,6 +203,10 @@ class Loop:
         with self._series.ingest_seconds.time():
             applied = self.core.ingest(records, now)
         self._offsets = self.core.store.offsets()
+        for (name, partition), offset in self._offsets.items():
+            if name in self._topics:
+                self._topics[name].committed(partition, offset)
+                self._topics[name].show()
         self._count(applied)
         self._comparison.note(applied.scored, self._quality.accuracy, now)
         if self._tracks is not None:
@@ -242,8 +246,9 @@ class Loop:
         series = self._series
         for kind, count in applied.kinds.items():
             series.event(kind, count)
-        if applied.duplicates:
-            series.event("duplicate", applied.duplicates)
+        for kind, count in (("duplicate", applied.duplicates), ("orphan", applied.orphans)):
+            if count:
+                series.event(kind, count)
         for reject in applied.rejects:
             series.dead_letter(reject.reason)
         self._quality.note(applied)

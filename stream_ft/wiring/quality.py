@@ -19,6 +19,8 @@ CLASS_WINDOW = 2_000
 """Answers that the recall of the classes is of."""
 CLASS_SUPPORT = 10
 """Answers of a class in that window before it is told of."""
+LEAST = 50
+"""Answers before a rolling accuracy is shown: of fewer, chance alone would be an alarm."""
 MARKS = 20_000
 """Examples that wait to be live; of more than that, the oldest are not timed."""
 
@@ -59,11 +61,12 @@ class Quality:
             else:
                 self._wrong.append(not scored.correct)
                 series.judged(scored.correct)
-        if (ratio := _mean(self._wrong)) is not None:
-            series.corrections(ratio)
         self._ratings.extend(applied.ratings)
-        if (mean := _mean(self._ratings)) is not None:
-            series.rating(mean)
+        series.rolling(
+            accuracy=_mean(self._recent) if len(self._recent) >= LEAST else None,
+            corrections=_mean(self._wrong),
+            rating=_mean(self._ratings),
+        )
         if any(scored.covers for scored in applied.scored):
             self._show_classes()
         self._mark(applied.examples)
@@ -82,7 +85,8 @@ class Quality:
         while len(self._of_version) > BASES * len(TIERS):
             self._of_version.popitem(last=False)
         window.append(scored.correct)
-        self._series.accuracy(*name, sum(window) / len(window))
+        if len(window) >= LEAST:
+            self._series.accuracy(*name, sum(window) / len(window))
         if scored.label is not None:
             self._classes.append((scored.label, scored.correct))
 

@@ -116,8 +116,7 @@ def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
     learn.waiting(1, 1)
     learn.judged(True)
     learn.judged(False)
-    learn.corrections(0.5)
-    learn.rating(1.0)
+    learn.rolling(accuracy=0.9, corrections=0.5, rating=1.0)
     learn.drift("adwin", statistic=0.1, threshold=0.2, error=0.1)
 
 

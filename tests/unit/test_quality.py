@@ -10,7 +10,7 @@ from stream_ft.ports import Record
 from stream_ft.replay.store import Applied, Scored
 from stream_ft.testing import ManualClock
 from stream_ft.wiring.consumption import Consumption
-from stream_ft.wiring.quality import CLASS_SUPPORT, Quality
+from stream_ft.wiring.quality import CLASS_SUPPORT, LEAST, Quality
 
 
 @pytest.fixture
@@ -45,24 +45,36 @@ def applied(*rows: Scored, examples: list[Example] | None = None, ratings: list[
 
 def test_accuracy_is_of_the_version_that_answered_and_only_where_labels_cover(series: LearnMetrics) -> None:
     quality = Quality(series)
-    quality.note(
-        applied(
-            scored("v0.1.0", True),
-            scored("v0.1.0", False),
-            scored("v2.2.0", True),
-            scored("v2.2.9", False),
-            scored("v2.2.0", False, covers=False),
+    for i in range(LEAST):
+        quality.note(
+            applied(
+                scored("v0.1.0", i % 2 == 0),
+                scored("v2.2.0", True),
+                scored("v2.2.9", False),
+                scored("v2.2.0", False, covers=False),
+            )
         )
-    )
     assert value(series, "live_accuracy_ratio", base="v0", tier="slow") == 0.5
     assert value(series, "live_accuracy_ratio", base="v2", tier="slow") == 1.0
     assert value(series, "live_accuracy_ratio", base="v2", tier="fast") == 0.0
-    assert value(series, "scored_answers_total", base="v2", result="right") == 1
-    assert value(series, "scored_answers_total", base="v2", result="wrong") == 1
-    assert quality.accuracy == (0.5, 4)
-    assert quality.corrections == (1.0, 1)
+    assert value(series, "scored_answers_total", base="v2", result="right") == LEAST
+    assert value(series, "scored_answers_total", base="v2", result="wrong") == LEAST
+    assert quality.accuracy == (0.5, 3 * LEAST)
+    assert value(series, "accuracy_ratio", window="last") == 0.5
+    assert quality.corrections == (1.0, LEAST)
     assert value(series, "correction_ratio", window="last") == 1.0
-    assert value(series, "user_judgements_total", result="wrong") == 1
+    assert value(series, "user_judgements_total", result="wrong") == LEAST
+
+
+def test_an_accuracy_of_a_few_answers_is_not_shown(series: LearnMetrics) -> None:
+    quality = Quality(series)
+    for _ in range(LEAST - 1):
+        quality.note(applied(scored("v0.1.0", True)))
+    assert value(series, "accuracy_ratio", window="last") is None
+    assert value(series, "live_accuracy_ratio", base="v0", tier="slow") is None
+    assert quality.accuracy == (1.0, LEAST - 1), "but told to whoever asks how many it is of"
+    quality.note(applied(scored("v0.1.0", True)))
+    assert value(series, "accuracy_ratio", window="last") == 1.0
 
 
 def test_before_anybody_said_anything_there_is_no_number(series: LearnMetrics) -> None:
@@ -116,12 +128,19 @@ def test_the_lag_is_of_all_partitions_and_the_age_of_the_oldest_record(series: L
     consumption.read(0, 10, [record(10, 95.0), record(11, 96.0)], 40, 100.0)
     consumption.read(1, 0, [record(0, 98.0)], 1, 100.0)
     consumption.show()
-    assert consumption.lag == 28
-    assert value(series, "consumer_lag_events", topic="labels") == 28
+    assert consumption.lag == 31, "what was read is not taken in before it is committed"
+    assert value(series, "consumer_lag_events", topic="labels") == 31
     assert value(series, "consumer_lag_seconds", topic="labels") == 5.0
     assert value(series, "consumer_partitions", topic="labels") == 2
-    consumption.read(0, 40, [], 40, 101.0)
-    consumption.read(1, 1, [], 1, 101.0)
+    consumption.committed(0, 12)
+    consumption.committed(1, 1)
+    consumption.show()
+    assert consumption.lag == 28
+    assert value(series, "consumer_records_total", topic="labels") == 3
+    consumption.read(0, 12, [record(12, 99.0)], 40, 101.0)
+    consumption.committed(0, 40)
+    consumption.read(0, 40, [], 40, 102.0)
+    consumption.read(1, 1, [], 1, 102.0)
     consumption.show()
     assert consumption.lag == 0
     assert value(series, "consumer_lag_seconds", topic="labels") == 0.0
@@ -134,15 +153,20 @@ def test_one_partition_that_stands_still_is_seen_behind_another_that_moves(serie
     for second in range(60):
         consumption.read(0, second, [record(second, 0.0)], second + 1, 0.0)
         consumption.read(1, 7, [record(7, 0.0)], 9, 0.0)
+        consumption.committed(0, second + 1)
+        consumption.committed(1, 7)
         consumption.show()
         clock.advance(1.0)
     assert consumption.stalled_s() == 60.0
     clock.advance(5.0)
     assert value(series, "consumer_stalled_seconds", topic="labels") == 65.0, "a loop that hangs says nothing"
     consumption.read(0, 60, [], 60, 0.0)
-    consumption.read(1, 8, [record(8, 0.0)], 9, 0.0)
+    consumption.read(1, 7, [record(7, 0.0)], 9, 0.0)
+    consumption.committed(1, 8)
     assert consumption.stalled_s() == 0.0
     clock.advance(2.0)
-    consumption.read(1, 9, [], 9, 0.0)
+    assert consumption.stalled_s() == 2.0
+    consumption.read(1, 8, [record(8, 0.0)], 9, 0.0)
+    consumption.committed(1, 9)
     clock.advance(100.0)
     assert consumption.stalled_s() == 0.0, "nothing waits"

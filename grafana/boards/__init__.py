@@ -1,0 +1,1 @@
+"""The dashboards of stream_ft, one module each."""
