@@ -73,6 +73,17 @@ class ServeSettings(Section):
     """A request that would probably wait longer for its forward is answered with 429 at once."""
     keep_versions: int = Field(default=4, ge=2, le=32)
     """Sets of tensors kept in memory, for a fast rollback."""
+    key_file: str = ""
+    """File with the key that signs prediction ids (hex); replicas share it. Empty: one in the state folder."""
+    learner_url: str = ""
+    """Where to ask the learner how it is, if it has another state folder (``http://learn:8081``)."""
+
+    @field_validator("learner_url")
+    @classmethod
+    def _learner_url_is_a_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/]+/?", value):
+            raise ValueError("must be a URL of http or https without a path, or empty")
+        return value
 
 
 class LearnSettings(Section):

@@ -121,7 +121,7 @@ class Serving:
             state=lambda: self.follower.state,
             active=lambda: self.version,
             status=self.status,
-            learner_status=folder / "learn.status.json",
+            learner_status=(folder / "learn.status.json").read_bytes,
         )
         self.app = create_app(
             **(

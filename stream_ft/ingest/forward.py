@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream_ft import original
+from stream_ft import original, tracing
 from stream_ft.dead_letters import dead_letter
 from stream_ft.events import Event, Feedback, Prediction, Reject, to_json
 from stream_ft.ingest.receive import Redact, received
@@ -15,7 +15,7 @@ def forwarded(record: Record, event: Event, topic: str) -> Outgoing:
     """The event as plain JSON with all its fields, keyed by its prediction, with the place of the original in a header.
 
     The key brings a prediction and what is said of it into one partition, whichever client hashed the original key
-    how. A labelled event has the key of its id, or of its source.
+    how. A labelled event has the key of its id, or of its source. A trace goes on with it.
     """
     if isinstance(event, Prediction):
         key = event.id
@@ -24,7 +24,10 @@ def forwarded(record: Record, event: Event, topic: str) -> Outgoing:
     else:
         key = event.id or event.source
     return Outgoing(
-        topic=topic, key=key.encode(), value=to_json(event), headers=(JSON, original.header(original.of(record)))
+        topic=topic,
+        key=key.encode(),
+        value=to_json(event),
+        headers=(JSON, original.header(original.of(record)), *tracing.headers(tracing.of(record.headers))),
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -21,10 +23,14 @@ from stream_ft.errors import ArtifactError, StoreFullError
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-_TEMP = re.compile(r"\.tmp-(\d+)-[0-9a-f]+")
+_TEMP = re.compile(r"\.tmp-([0-9a-f]{12})-(\d+)-[0-9a-f]+")
 _Names = list[str]
 _writing: set[str] = set()
 """Temporary names of this process: one with our pid that is not here was left by a process before us."""
+_HERE = sha256(socket.gethostname().encode()).hexdigest()[:12]
+"""Which machine or container: several may share the directory, and a pid means something on one alone."""
+STALE_S = 86_400.0
+"""What was begun elsewhere so long ago was left by a machine that is gone: nothing takes so long to write."""
 
 
 def folder_sha256(files: dict[str, bytes]) -> str:
@@ -39,7 +45,8 @@ def folder_sha256(files: dict[str, bytes]) -> str:
 class Registry:
     """An :class:`stream_ft.ports.AdapterStore` on a directory, with the heads beside it.
 
-    Processes of one machine may share the directory. Opening removes what a killed process left half-written.
+    Processes may share the directory, also those of several machines. Opening removes what a killed process of this
+    machine left half-written, and what has lain so for a day.
 
     Args:
         root: the directory; made if it is not there.
@@ -53,7 +60,9 @@ class Registry:
             folder.mkdir(parents=True, exist_ok=True)
         for left in root.iterdir():
             match = _TEMP.fullmatch(left.name)
-            if match and left.name not in _writing and not _alive(int(match[1])):
+            if match is None or left.name in _writing:
+                continue
+            if not _alive(int(match[2])) if match[1] == _HERE else _stale(left):
                 _remove(left)
 
     # --- bases -------------------------------------------------------------------------------------------------
@@ -174,7 +183,7 @@ class Registry:
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         """A name to write under, on the same file system. What is left there at the end is removed."""
-        temp = self._root / f".tmp-{os.getpid()}-{uuid4().hex}"
+        temp = self._root / f".tmp-{_HERE}-{os.getpid()}-{uuid4().hex}"
         _writing.add(temp.name)
         try:
             yield temp
@@ -248,6 +257,13 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _stale(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: Path) -> None:

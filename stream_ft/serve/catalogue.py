@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -80,7 +79,8 @@ class Catalogue:
         state: the control log as this replica has folded it.
         active: name of the version that answers; ``""`` for none.
         status: this process' own words for ``/status``.
-        learner_status: file that the learner keeps up to date; it may be missing.
+        learner_status: what the learner says of itself, as JSON; called off the event loop. ``OSError`` if it cannot
+            be had.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Catalogue:
         state: Callable[[], State],
         active: Callable[[], str],
         status: Callable[[], dict[str, Any]],
-        learner_status: Path,
+        learner_status: Callable[[], bytes],
     ) -> None:
         self._model = model
         self._artifacts = artifacts
@@ -175,6 +175,6 @@ class Catalogue:
 
     def _read_learner(self) -> Any:
         try:
-            return json.loads(self._learner_status.read_bytes())
+            return json.loads(self._learner_status())
         except (OSError, ValueError, RecursionError):
             return None

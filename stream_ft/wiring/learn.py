@@ -366,18 +366,21 @@ def run(settings: Settings) -> int:
                 receive=lambda record, at: received(record, now=at, redact=redact),
                 fates=lambda said: fates(state / "store.db", said),
             )
+        status = state / "learn.status.json"
         loop = Loop(
             settings=settings,
             core=core,
             log=event_log,
             clock=clock,
             series=series,
-            status=state / "learn.status.json",
+            status=status,
             tracks=tracks,
         )
         core.tell_to(loop.tell)
         core.follow(clock.now())
-        probes = ProbeServer(settings.learn.host, settings.learn.port, series.registry, loop.ready)
+        probes = ProbeServer(
+            settings.learn.host, settings.learn.port, series.registry, loop.ready, status=status.read_bytes
+        )
         probes.start()
         log.info("learning; probes and metrics at http://%s:%s", settings.learn.host, probes.port)
         try:

@@ -1,7 +1,8 @@
-"""`/livez`, `/readyz` and `/metrics` of a process whose main thread has other work."""
+"""`/livez`, `/readyz`, `/metrics` and perhaps `/status` of a process whose main thread has other work."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = f"{error.detail}. This port has /livez, /readyz and /metrics only; answers come from stream-ft serve."
+    said = f"{error.detail}. This port has probes and metrics only; answers come from stream-ft serve."
     return JSONResponse({"error": said}, status_code=error.status_code, headers=error.headers)
 
 
@@ -53,13 +54,20 @@ class ProbeServer:
         host, port: where it listens.
         registry: the series shown.
         ready: whether the process makes progress, and if not, why.
+        status: what it last said of itself, as JSON (``OSError`` if nothing yet); without it there is no `/status`.
 
     Raises:
         AlreadyRunningError: the port is taken.
     """
 
     def __init__(
-        self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], tuple[bool, str]]
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        ready: Callable[[], tuple[bool, str]],
+        *,
+        status: Callable[[], bytes] | None = None,
     ) -> None:
         self._listener = bind(host, port)
         self.port: int = self._listener.getsockname()[1]
@@ -74,8 +82,19 @@ class ProbeServer:
         async def series(request: Request) -> Response:
             return Response(metrics.render(registry), media_type=CONTENT_TYPE_LATEST)
 
+        routes = [Route("/livez", live), Route("/readyz", is_ready), Route("/metrics", series)]
+        if status is not None:
+            tell = status
+
+            async def last_said(request: Request) -> Response:
+                try:
+                    return Response(await asyncio.to_thread(tell), media_type="application/json")
+                except OSError:
+                    return JSONResponse({"error": "It has not said anything yet."}, 503)
+
+            routes.append(Route("/status", last_said))
         app = Starlette(
-            routes=[Route("/livez", live), Route("/readyz", is_ready), Route("/metrics", series)],
+            routes=routes,
             exception_handlers={HTTPException: _refused},
         )
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))

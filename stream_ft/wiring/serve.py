@@ -35,7 +35,7 @@ from stream_ft.serve.predictions_id import PredictionIds, load_key
 from stream_ft.serve.recent import Recent
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.serve.trial import Trials
-from stream_ft.wiring import encoding, genesis
+from stream_ft.wiring import encoding, genesis, learner_status
 from stream_ft.wiring.broker import open_event_log
 from stream_ft.wiring.commanding import give
 from stream_ft.wiring.otel import open_traces
@@ -161,7 +161,7 @@ class Service:
             state=lambda: self.follower.state,
             active=lambda: self.version,
             status=self.status,
-            learner_status=state / "learn.status.json",
+            learner_status=learner_status.reader(state / "learn.status.json", settings.serve.learner_url),
         )
         self.app = create_app(
             model=model,
@@ -170,7 +170,7 @@ class Service:
             publish=self.appender.publish,
             append=self.appender.append,
             parse=lambda record, now: parse(record, now=now),
-            ids=PredictionIds(load_key(state / "serve.key")),
+            ids=PredictionIds(load_key(Path(settings.serve.key_file or state / "serve.key"))),
             trials=self._trials,
             catalogue=catalogue,
             recent=Recent(

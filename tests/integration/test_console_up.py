@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,14 @@ def browser() -> Iterator[Any]:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("up")
     base = tiny.bert(folder / "bert")
-    settings = {"MODEL__BASE": str(base.path), "MODEL__MAX_TOKENS": "32", "LEARN__FROZEN_AFTER": "40"}
+    settings = {
+        "MODEL__BASE": str(base.path),
+        "MODEL__MAX_TOKENS": "32",
+        "LEARN__FROZEN_AFTER": "40",
+        "LOG__JSON_LINES": "true",
+        # To a model that was never trained all texts are alike, so that the next label contradicts the one before.
+        "REPLAY__CONTRADICTIONS": "1000",
+    }
     with House(folder, **settings) as made:
         made.start("up")
         made.ready()
@@ -96,6 +104,16 @@ def test_a_message_is_corrected_learned_and_a_click_rolls_it_back(house: House, 
     assert watched.said == []
     assert watched.outside(url) == []
     watched.close()
+
+    # One line for each decision, with its numbers, and no text of anybody.
+    log = (house.folder / "up.log").read_text("utf-8")
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    decisions = {line["decision"]: line for line in lines if "decision" in line}
+    assert {"round", "promotion", "rollback", "swap", "note"} <= set(decisions)
+    assert {"version", "parent", "sha256", "n", "champion", "candidate", "lower_bound"} <= set(decisions["promotion"])
+    assert decisions["swap"]["version"] == house.version()
+    assert "parcel hello late" not in log
+    assert "money back for order" not in log
 
 
 def test_a_new_label_waits_until_the_operator_allows_it(house: House, browser: Any) -> None:

@@ -26,6 +26,25 @@ def test_probes_and_metrics(get: httpx.Client) -> None:
     assert get.get("/metrics").status_code == 200
 
 
+def test_what_it_last_said_of_itself() -> None:
+    said: list[bytes] = []
+
+    def status() -> bytes:
+        if not said:
+            raise FileNotFoundError
+        return said[-1]
+
+    server = ProbeServer("127.0.0.1", 0, metrics.new_registry(), lambda: (True, ""), status=status)
+    server.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
+            assert client.get("/status").status_code == 503
+            said.append(b'{"lag": 3}')
+            assert client.get("/status").json() == {"lag": 3}
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/status", 404), ("POST", "/predict", 404), ("POST", "/livez", 405)]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -160,9 +161,11 @@ def test_a_kill_leaves_all_or_nothing(root: Path, tmp_path: Path, point: str, wh
 
 def test_what_a_living_process_is_writing_is_left_alone(root: Path) -> None:
     Registry(root)
-    ours = root / f".tmp-{os.getppid()}-00"
-    left = root / f".tmp-{DEAD_PID}-00"
-    own = root / f".tmp-{os.getpid()}-00"  # by a process before us with our pid, as in a restarted container
+    ours = root / f".tmp-{module._HERE}-{os.getppid()}-00"
+    left = root / f".tmp-{module._HERE}-{DEAD_PID}-00"
+    own = (
+        root / f".tmp-{module._HERE}-{os.getpid()}-00"
+    )  # by a process before us with our pid, as in a restarted container
     for folder in (ours, left, own):
         folder.mkdir()
         (folder / "part").write_bytes(b"x")
@@ -170,6 +173,20 @@ def test_what_a_living_process_is_writing_is_left_alone(root: Path) -> None:
     assert ours.exists()
     assert not left.exists()
     assert not own.exists()
+
+
+def test_what_another_machine_is_writing_is_left_alone_until_it_is_stale(root: Path) -> None:
+    """A registry shared by containers: the learner writes while a replica starts, and their pids mean nothing here."""
+    Registry(root)
+    elsewhere = root / f".tmp-{'e' * 12}-{DEAD_PID}-00"
+    gone = root / f".tmp-{'e' * 12}-{DEAD_PID}-01"
+    for folder in (elsewhere, gone):
+        folder.mkdir()
+    long_ago = time.time() - module.STALE_S - 60
+    os.utime(gone, (long_ago, long_ago))
+    Registry(root)
+    assert elsewhere.exists()
+    assert not gone.exists()
 
 
 def test_opening_again_while_writing_disturbs_nothing(
