@@ -31,6 +31,7 @@ from stream_ft.ports import Clock, EventLog, Outgoing
 from stream_ft.priority import Pace
 from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
+from stream_ft.serve.ack import Ack
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
 from stream_ft.serve.challenger import Challenger, Failure, pause_s
@@ -59,28 +60,6 @@ class Artifacts(Protocol):
     def get_head(self, sha256: str) -> bytes:
         """The bytes of a head."""
         ...
-
-
-class Ack(Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"):
-    """What a replica says of itself on ``.acks``, keyed by its name."""
-
-    replica: str
-    time: float
-    offset: int
-    """Next offset of the control log it will fold."""
-    wanted: str
-    """Version that the log asks for."""
-    version: str
-    """Version that answers; ``""`` for none."""
-    ok: bool
-    step: str = ""
-    """Check that the wanted version failed."""
-    reason: str = ""
-    challenger: str = ""
-    """Version on trial beside it; ``""`` for none."""
-    challenger_step: str = ""
-    """Check that the challenger failed."""
-    challenger_reason: str = ""
 
 
 class OvertakenError(Exception):
