@@ -31,6 +31,7 @@ LIGHT = (
     "stream_ft.ingest.validate",
     "stream_ft.learn.drift",
     "stream_ft.learn.evaluate",
+    "stream_ft.learn.fast.tier",
     "stream_ft.learn.gate",
     "stream_ft.learn.learner",
     "stream_ft.learn.round",
