@@ -7,9 +7,10 @@ the embeddings of plain torch, as if the option were set over a store that has e
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,13 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from adapter import lora
 from common import Benchmark, banking77, ratio
 
 from stream_ft.config import Settings
-from stream_ft.memory import give_back
 from stream_ft.model.base import MINILM, resolve
 from stream_ft.model.closed_form import fit_head
 from stream_ft.model.engines import Engine
@@ -43,6 +42,7 @@ PLAIN = {"torch_compile": "torch", "torch_int8_unmerged": "torch", "torch_int4_u
 SCALE = 0.02
 """Of the adapter: it changes every embedding, and the model still understands."""
 BATCH = 32
+HERE = Path(__file__).parent
 
 
 def main() -> None:
@@ -53,9 +53,10 @@ def main() -> None:
     cache = Settings().cache_path()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{scratch}/compiled"  # or an earlier run's work is found there
-        files = lora(base, Path(scratch) / "adapter", seed=bench.seed, scale=SCALE)
+        adapter = Path(scratch) / "adapter"
+        files = lora(base, adapter, seed=bench.seed, scale=SCALE)
         opened("onnx_int8", cache)  # graphs are made once, not at each start
-        result: dict[str, Any] = {arm: _alone(arm, cache, files) for arm in ARMS}
+        result: dict[str, Any] = {arm: _alone(arm, cache, adapter) for arm in ARMS}
         engines = {arm: opened(arm, cache) for arm in ARMS}
         for engine in engines.values():
             engine.prepare("lora", files)
@@ -72,23 +73,14 @@ def opened(arm: str, cache: Path) -> Engine:
     return open_variant(resolve(MINILM), cache=cache, threads=1, device="cpu", **ARMS[arm])
 
 
-def _alone(arm: str, cache: Path, files: dict[str, bytes]) -> dict[str, float]:
-    """What a process that holds only this arm takes."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_started, (arm, cache, files))
-
-
-def _started(arm: str, cache: Path, files: dict[str, bytes]) -> dict[str, float]:
-    begun = time.perf_counter()
-    engine = opened(arm, cache)
-    start_s = time.perf_counter() - begun
-    begun = time.perf_counter()
-    engine.prepare("lora", files)
-    prepare_s = time.perf_counter() - begun
-    engine.activate("lora")
-    engine.encode(["one text"])
-    give_back()
-    return {"start_s": start_s, "prepare_s": prepare_s, "resident_mb": psutil.Process().memory_info().rss / 1e6}
+def _alone(arm: str, cache: Path, adapter: Path) -> dict[str, float]:
+    """What a process that holds only this arm takes, and how long it takes to start."""
+    command = [sys.executable, str(HERE / "engine_alone.py"), str(cache), str(adapter), json.dumps(ARMS[arm])]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        sys.exit(f"{arm}: {ran.stderr[-2_000:]}")
+    figures: dict[str, float] = json.loads(ran.stdout)
+    return figures
 
 
 def _speed(engines: dict[str, Engine], texts: list[str], rounds: int, count: int) -> dict[str, dict[str, Any]]:

@@ -176,7 +176,9 @@ def explain(
 def _line(row: dict[str, Any]) -> str:
     mark = "accepted" if row["accepted"] else "refused "
     flags = "".join(f" {name}" for name in ("pinned", "paused") if row[name])
-    after = f"{row['version'] or 'nothing'} in force{flags}, led by {row['leader'] or 'nobody'}"
+    trial = row["trial"]
+    beside = f", {trial['kind']} {trial['version']} of {trial['share']:g}" if trial else ""
+    after = f"{row['version'] or 'nothing'} in force{flags}{beside}, led by {row['leader'] or 'nobody'}"
     reason = f": {row['reason']}" if row["reason"] else ""
     return f"{row['offset']:>6}  {mark}  {row['id'] or '(no id)'}{reason} [{after}]"
 

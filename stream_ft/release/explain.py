@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_ft.control import Moment
-from stream_ft.release.fold import INITIAL, Entry, fold
+from stream_ft.release.fold import INITIAL, Entry, Trial, fold
 
 
 class _Stamp(Struct):
@@ -28,8 +28,9 @@ def explain(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             ``errors="surrogateescape"``: bytes that are not UTF-8 are then refused as they are on the log.
 
     Yields:
-        ``offset, id, accepted, reason, epoch, leader, base, start_head, version, pinned, paused, denied``; ``denied``
-        sorted, and what is not known before the genesis is ``None``.
+        ``offset, id, accepted, reason, epoch, leader, base, start_head, version, pinned, paused, denied, trial``;
+        ``denied`` sorted, ``trial`` an object of ``kind, version, base, start_head, share`` or ``None``. What is not
+        known before the genesis is ``None``.
     """
     state = INITIAL
     offset = 0
@@ -52,8 +53,19 @@ def explain(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             "pinned": state.pinned,
             "paused": state.paused,
             "denied": sorted(state.denied),
+            "trial": None if state.trial is None else _told(state.trial),
         }
         offset += 1
+
+
+def _told(trial: Trial) -> dict[str, Any]:
+    return {
+        "kind": trial.kind,
+        "version": trial.version,
+        "base": trial.base,
+        "start_head": trial.start_head,
+        "share": trial.share,
+    }
 
 
 def _bytes(line: str) -> bytes:

@@ -33,6 +33,10 @@ class Quarantined:
     """Seconds since the epoch."""
 
 
+TRIAL = "trial-"
+"""How the names of versions on trial begin; those that were in force begin otherwise."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """A challenger beside the champion: it scores or answers a share of the requests."""
@@ -52,7 +56,7 @@ class Trial:
     @property
     def version(self) -> str:
         """``trial-{offset}``: a number it gets only by a promotion, and an offset has one content for ever."""
-        return f"trial-{self.offset}"
+        return f"{TRIAL}{self.offset}"
 
 
 @dataclass(frozen=True, kw_only=True)

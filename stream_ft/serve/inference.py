@@ -130,7 +130,7 @@ class Inference:
         """Inference by the protocol: one tensor of texts in, those of :data:`OUTPUTS` that are asked for out."""
         started = time.perf_counter()
         self._check_model(request)
-        self._check_version(request, self._current())
+        self._version_asked(request)
         if "inference-header-content-length" in request.headers:
             raise RefusedError(415, "Binary tensors are not supported.", "Send the tensors as JSON.")
         asked: InferRequest = body.decode(await self._body(request), InferRequest)
@@ -154,18 +154,16 @@ class Inference:
         return reply(ServerMetadata(name="stream_ft", version=__version__, extensions=[]))
 
     async def metadata(self, request: Request) -> Response:
-        """Metadata of the model; only the version that answers can be asked for."""
+        """Metadata of the model, or of a version that can be asked for."""
         self._check_model(request)
-        version = self._current()
-        self._check_version(request, version)
-        return reply(metadata(self._model, version))
+        version = self._version_asked(request)
+        named = "version" in request.path_params
+        return reply(metadata(self._model, version, None if named else self._trials.challenger))
 
     async def model_ready(self, request: Request) -> Response:
         """Does the model, or this version of it, answer?"""
         self._check_model(request)
-        version = self._current()
-        self._check_version(request, version)
-        ready = version is not None
+        ready = self._version_asked(request) is not None
         return reply(ModelReadiness(name=self._model, ready=ready), 200 if ready else 503)
 
     def _check_model(self, request: Request) -> None:
@@ -174,10 +172,19 @@ class Inference:
                 404, "There is no model of this name here.", f"This server has the model {self._model!r}."
             )
 
-    def _check_version(self, request: Request, current: Version | None) -> None:
-        wanted = request.path_params.get("version")
-        if wanted is not None and (current is None or current.name != wanted):
-            raise RefusedError(404, "This version does not answer now.", "GET /versions lists those that there were.")
+    def _version_asked(self, request: Request) -> Version | None:
+        """The version that the path names, if it answers or is on trial; the one that answers, if it names none.
+
+        Raises:
+            RefusedError: 404: another one is named.
+        """
+        current, wanted = self._current(), request.path_params.get("version")
+        if wanted is None:
+            return current
+        for version in (current, self._trials.challenger):
+            if version is not None and version.name == wanted:
+                return version
+        raise RefusedError(404, "This version does not answer now.", "GET /versions lists those that there were.")
 
     async def _body(self, request: Request) -> bytes:
         return await body.read(request, limit=self._max_body_bytes, timeout_s=self._timeout_s)
@@ -185,11 +192,15 @@ class Inference:
     async def _answer(self, request: Request, texts: Sequence[str], started: float) -> Issued:
         texts = list(texts)
         body.check_texts(texts, most=self._max_inputs)
-        # Who asks for the version that answers everybody is not for the trial.
-        named = "version" in request.path_params
-        slot: Slot = "champion" if named else self._trials.slot(request.headers.get(KEY_HEADER) or texts[0])
+        slot: Slot
+        if (named := request.path_params.get("version")) is None:
+            slot = self._trials.slot(request.headers.get(KEY_HEADER) or texts[0])
+        else:  # who asks for a version gets it, whatever his share of the trial
+            asked = self._version_asked(request)
+            slot = "champion" if asked is None else asked.slot
         answers = await self._batcher.submit(texts, slot)
-        self._check_version(request, answers[0].version)  # a flip may have come between the request and its batch
+        if named not in (None, answers[0].version.name):  # a flip came between the request and its batch
+            raise RefusedError(404, "This version does not answer now.", "GET /versions lists those that there were.")
         latency = time.perf_counter() - started
         issued = Issued(ids=[self._ids.issue() for _ in texts], answers=answers)
         now = self._clock.now()

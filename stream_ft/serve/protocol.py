@@ -91,7 +91,9 @@ class ModelMetadata(Struct, frozen=True, kw_only=True):
     """What the model takes and gives."""
 
     name: str
-    versions: Annotated[list[str], Meta(description="The version that answers; empty for none.")]
+    versions: Annotated[
+        list[str], Meta(description="The version that answers, and one on trial beside it; empty for none.")
+    ]
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
@@ -203,8 +205,8 @@ def texts_of(asked: InferRequest) -> list[str]:
     return flat
 
 
-def metadata(model: str, version: Version | None) -> ModelMetadata:
-    """What is told of the model while ``version`` answers."""
+def metadata(model: str, version: Version | None, challenger: Version | None) -> ModelMetadata:
+    """What is told of the model while ``version`` answers, and ``challenger`` is on trial."""
     dim = -1 if version is None else version.head.dim
     labels = -1 if version is None else len(version.head.labels)
     outputs = (
@@ -216,7 +218,7 @@ def metadata(model: str, version: Version | None) -> ModelMetadata:
     )
     return ModelMetadata(
         name=model,
-        versions=[] if version is None else [version.name],
+        versions=[there.name for there in (version, challenger) if there is not None],
         platform="stream_ft",
         inputs=[TensorMetadata(name="text", datatype="BYTES", shape=[-1])],
         outputs=[TensorMetadata(name=name, datatype=kind, shape=shape) for name, kind, shape in outputs],

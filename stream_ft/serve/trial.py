@@ -17,7 +17,7 @@ from typing import Any
 from stream_ft.metrics import ServeMetrics
 from stream_ft.release.fold import Trial
 from stream_ft.serve.batcher import Batcher
-from stream_ft.serve.slots import Answer, Slot, Slots
+from stream_ft.serve.slots import Answer, Slot, Slots, Version
 
 log = logging.getLogger("stream_ft.serve.trial")
 
@@ -64,6 +64,11 @@ class Trials:
         self._batcher = batcher
         self._metrics = metrics
         self._counts = Counts(version="", kind="")
+
+    @property
+    def challenger(self) -> Version | None:
+        """The version on trial, once it is loaded."""
+        return None if self._running() is None else self._slots.challenger
 
     def slot(self, key: str) -> Slot:
         """The slot of a request with this key."""

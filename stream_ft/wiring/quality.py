@@ -1,7 +1,8 @@
 """How good the answers are, from what is said of them: rolling numbers for the status and the metrics.
 
 Accuracy is of answers whose label came regardless of whether they were right. Users correct errors, not successes: what
-they say is a rate of its own and no part of the accuracy.
+they say is a rate of its own and no part of the accuracy. What a version on trial answered is in the series by base
+only, as ``other``: it says nothing of the version in force.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter, OrderedDict, deque
 from stream_ft import metrics
 from stream_ft.events import Example
 from stream_ft.metric_labels import BASES, TIERS, WORST, base_and_tier
+from stream_ft.release.fold import TRIAL
 from stream_ft.replay.store import Applied, Scored
 
 WINDOW = 300
@@ -55,10 +57,14 @@ class Quality:
         """Take in one transaction."""
         series = self._series
         for scored in applied.scored:
+            on_trial = scored.version.startswith(TRIAL)
             if scored.covers:
-                self._recent.append(scored.correct)
                 self._note_covered(scored)
-            else:
+                if not on_trial:
+                    self._recent.append(scored.correct)
+                    if scored.label is not None:
+                        self._classes.append((scored.label, scored.correct))
+            elif not on_trial:
                 self._wrong.append(not scored.correct)
                 series.judged(scored.correct)
         self._ratings.extend(applied.ratings)
@@ -87,8 +93,6 @@ class Quality:
         window.append(scored.correct)
         if len(window) >= LEAST:
             self._series.accuracy(*name, sum(window) / len(window))
-        if scored.label is not None:
-            self._classes.append((scored.label, scored.correct))
 
     def _show_classes(self) -> None:
         total, right = Counter(label for label, _ in self._classes), Counter(label for label, ok in self._classes if ok)

@@ -89,13 +89,27 @@ class ControlLog(RuleBasedStateMachine):
     def flag(self, kind: str) -> bytes:
         return self.write(kind, OPERATOR, {})
 
+    @rule(
+        target=flying,
+        who=st.sampled_from([*LEARNERS, OPERATOR]),
+        kind=st.sampled_from(["shadow", "canary"]),
+        fresh=st.booleans(),
+        pick=st.integers(0, 20),
+        share=st.sampled_from([0, 0.1, 1]),
+    )
+    def try_out(self, who: str, kind: str, fresh: bool, pick: int, share: float) -> bytes:
+        """Of a base that is new, or that was in force; its head says which trial of it is meant."""
+        view = self.views[who]
+        base = sha(3000 + pick % 4) if fresh else view.history[pick % len(view.history)][1].base
+        return self.write(kind, who, {"base": base, "start_head": sha(4000 + pick % 2), "share": share})
+
     @rule(value=flying)
     def arrive(self, value: bytes) -> None:
         """A message reaches the log: perhaps late, perhaps for the second time."""
         self.deliver(value)
 
     @rule(
-        kind=st.sampled_from(["lead", "promote", "promote again", "rollback", "deny"]),
+        kind=st.sampled_from(["lead", "promote", "promote again", "promote the trial", "rollback", "deny", "try"]),
         who=st.sampled_from([*LEARNERS, OPERATOR]),
         pick=st.integers(0, 20),
         head=st.booleans(),
@@ -105,8 +119,13 @@ class ControlLog(RuleBasedStateMachine):
         self.views[who] = self.state
         if kind == "lead" and who != OPERATOR:
             value = self.lead(who)
+        elif kind == "promote the trial" and (trial := self.state.trial) is not None:
+            fields = {"base": trial.base, "start_head": trial.start_head}
+            value = self.write("promote", who, fields | {"parent": self.state.base, "expected_epoch": self.state.epoch})
         elif kind.startswith("promote"):
             value = self.promote(who, kind == "promote", pick)
+        elif kind == "try":
+            value = self.try_out(who, "canary" if head else "shadow", pick % 3 > 0, pick, (0.1, 1, 0.5)[pick % 3])
         elif kind == "rollback":
             value = self.roll_back(who, pick % 5, head)
         else:
@@ -126,9 +145,10 @@ class ControlLog(RuleBasedStateMachine):
         assert not (verdict.accepted and verdict.id in before.ids)
         if not verdict.accepted:
             assert (self.state.epoch, self.state.release) == (before.epoch, before.release)
-            assert self.state.leader == before.leader
+            assert (self.state.leader, self.state.trial) == (before.leader, before.trial)
             return
         self.check_accepted(before, verdict)
+        self.check_trial(before, verdict)
 
     def check_accepted(self, before: State, verdict: Verdict) -> None:
         message, state = verdict.message, self.state
@@ -156,8 +176,30 @@ class ControlLog(RuleBasedStateMachine):
         elif isinstance(message, control.Deny):
             assert moved == (message.sha256 == before.base)
             self.gone.add(message.sha256)
+        elif isinstance(message, control.Shadow | control.Canary):
+            assert not moved
+            assert who in (OPERATOR, before.leader)
         else:
             assert moved == isinstance(message, control.Genesis)
+
+    def check_trial(self, before: State, verdict: Verdict) -> None:
+        """A trial begins and changes by its own messages only, and ends by them or because its base is settled."""
+        message, trial, was = verdict.message, self.state.trial, before.trial
+        if isinstance(message, control.Shadow | control.Canary):
+            if not message.share:
+                assert trial is None
+                return
+            assert trial is not None
+            assert message.base not in self.gone
+            assert (trial.base, trial.start_head, trial.share) == (message.base, message.start_head, message.share)
+            assert trial.kind == ("shadow" if isinstance(message, control.Shadow) else "canary")
+            goes_on = was is not None and was.release == trial.release
+            assert trial.version == (was.version if goes_on and was is not None else f"trial-{self.state.offset}")
+        elif trial != was:
+            assert trial is None
+            assert was is not None
+            came = self.state.base == was.base != before.base or self.state.release == was.release
+            assert came or was.base in self.gone
 
     @precondition(lambda self: self.state.log_id)
     @invariant()
@@ -169,6 +211,15 @@ class ControlLog(RuleBasedStateMachine):
     @invariant()
     def a_name_has_one_content(self) -> None:
         assert self.names.setdefault(self.state.version, self.state.release) == self.state.release
+
+    @precondition(lambda self: self.state.trial)
+    @invariant()
+    def a_trial_is_of_something_else_that_is_not_gone_and_its_name_has_one_content(self) -> None:
+        trial = self.state.trial
+        assert trial is not None
+        assert trial.base not in self.gone
+        assert trial.release != self.state.release
+        assert self.names.setdefault(trial.version, trial.release) == trial.release
 
     @precondition(lambda self: self.state.log_id)
     @invariant()

@@ -274,7 +274,7 @@ def test_explain_prints_an_object_for_each_message(
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 0
     assert [row["version"] for row in rows] == ["v0.0.0", "v0.1.0", "v2.2.0", "v3.3.0"]
-    wanted = "offset id accepted reason epoch leader base start_head version pinned paused denied"
+    wanted = "offset id accepted reason epoch leader base start_head version pinned paused denied trial"
     assert set(rows[0]) == set(wanted.split())
 
 
@@ -288,6 +288,18 @@ def test_explain_in_words_says_why_something_was_refused(
     assert (done.code, len(lines)) == (0, 7)
     assert all("refused" in line and "v3.3.0 in force" in line for line in lines[4:])
     assert "accepted" in lines[3]
+
+
+def test_explain_in_words_shows_a_trial(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = "2026-01-31T12:00:00Z"
+    message = {"type": "canary", "id": "c1", "issued_by": "operator/o", "issued_at": stamp, "appended_at": stamp}
+    with file.open("a") as out:
+        out.write(json.dumps(message | {"base": "e" * 64, "start_head": "f" * 64, "share": 0.25}) + "\n")
+    lines = command(capsys, monkeypatch, "control", "explain", file).out.splitlines()
+    assert "canary trial-4 of 0.25" in lines[4]
+    assert not any("canary" in line for line in lines[:4])
 
 
 def test_explain_of_a_file_that_is_not_there(

@@ -25,6 +25,7 @@ KEYS = [
     "pinned",
     "paused",
     "denied",
+    "trial",
 ]
 STAMP = "2026-01-31T12:00:00Z"
 
@@ -62,10 +63,31 @@ def test_each_message_gets_one_answer_with_the_state_after_it() -> None:
         "pinned": True,
         "paused": False,
         "denied": [B],
+        "trial": None,
     }
     assert rows[5]["id"] == "m4"
     assert "seen before" in rows[5]["reason"]
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_trial_is_told_while_it_runs() -> None:
+    c = "c" * 64
+    rows = list(
+        explain(
+            [
+                STORY[0],
+                line("shadow", 1, base=B, start_head=c, share=1.0),
+                line("canary", 2, base=B, start_head=c, share=0.1),
+                line("canary", 3, "learner/two", base=A, start_head=A, share=0.5),
+                line("pin", 4),
+                line("canary", 5, base=B, start_head=c, share=0),
+            ]
+        )
+    )
+    assert [row["accepted"] for row in rows] == [True, True, True, False, True, True]
+    trial = {"kind": "shadow", "version": "trial-1", "base": B, "start_head": c, "share": 1.0}
+    canary = trial | {"kind": "canary", "share": 0.1}
+    assert [row["trial"] for row in rows] == [None, trial, canary, canary, canary, None]
 
 
 def test_before_the_genesis_nothing_is_known() -> None:

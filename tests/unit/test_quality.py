@@ -77,6 +77,20 @@ def test_an_accuracy_of_a_few_answers_is_not_shown(series: LearnMetrics) -> None
     assert value(series, "accuracy_ratio", window="last") == 1.0
 
 
+def test_what_a_version_on_trial_answers_is_not_held_against_the_one_in_force(series: LearnMetrics) -> None:
+    quality = Quality(series)
+    good = [scored("v1.1.0", True), scored("v1.1.0", True, covers=False)]
+    bad = [scored("trial-7", False), scored("trial-7", False, covers=False)]
+    quality.note(applied(*(good + bad) * LEAST))
+    assert quality.accuracy == (1.0, LEAST)
+    assert quality.corrections == (0.0, LEAST)
+    assert value(series, "correction_ratio", window="last") == 0.0
+    assert value(series, "user_judgements_total", result="wrong") in (None, 0)
+    assert value(series, "class_recall_ratio", **{"class": "a"}) == 1.0
+    assert value(series, "live_accuracy_ratio", base="v1", tier="slow") == 1.0
+    assert value(series, "live_accuracy_ratio", base="other", tier="slow") == 0.0, "the trial is seen, but apart"
+
+
 def test_before_anybody_said_anything_there_is_no_number(series: LearnMetrics) -> None:
     quality = Quality(series)
     quality.note(applied())

@@ -222,3 +222,41 @@ def test_a_shadow_that_fails_is_counted_and_harms_nobody(serving: Serving) -> No
     assert ask(serving) == "v0.0.0"
     idle(serving)
     assert status(serving)["failed"] == 2
+
+
+# --- by name ---------------------------------------------------------------------------------------------------
+
+MODEL = "/v2/models/shop"
+
+
+def infer(serving: Serving, version: str) -> tuple[int, str]:
+    asked = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello"]}]}
+    response = serving.post(f"{MODEL}/versions/{version}/infer", asked)
+    return response.status_code, response.json().get("model_version", "")
+
+
+@pytest.mark.parametrize("kind", ["canary", "shadow"])
+def test_a_version_on_trial_can_be_asked_by_its_name(serving: Serving, kind: str) -> None:
+    assert serving.get(f"{MODEL}/versions/trial-1").status_code == 404
+    serving.challenge("new", "a", "b", "c", share=1e-9, kind=kind)
+    serving.follower.step()
+    told = serving.get(f"{MODEL}/versions/trial-1")
+    assert (told.status_code, told.json()["versions"]) == (200, ["trial-1"])
+    assert told.json()["outputs"][-1]["shape"] == [-1, 3], "the metadata are the champion's"
+    assert serving.get(MODEL).json()["versions"] == ["v0.0.0", "trial-1"]
+    assert serving.get(f"{MODEL}/versions/trial-1/ready").json() == {"name": "shop", "ready": True}
+    assert infer(serving, "trial-1") == (200, "trial-1")
+    assert infer(serving, "v0.0.0") == (200, "v0.0.0")
+    assert infer(serving, "trial-2") == (404, "")
+
+
+def test_a_trial_that_is_over_or_not_loaded_is_not_there(serving: Serving) -> None:
+    serving.challenge("new", "a", share=0.5)
+    assert serving.get(f"{MODEL}/versions/trial-1/ready").status_code == 404, "it has not been loaded yet"
+    serving.follower.step()
+    assert infer(serving, "trial-1") == (200, "trial-1")
+    serving.challenge("new", "a", share=0)
+    serving.follower.step()
+    assert infer(serving, "trial-1") == (404, "")
+    assert serving.get(f"{MODEL}/versions/trial-1").status_code == 404
+    assert serving.get(MODEL).json()["versions"] == ["v0.0.0"]
