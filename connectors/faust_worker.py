@@ -29,12 +29,17 @@ from stream_ft.events import Event, Feedback, Reject
 from stream_ft.ports import Outgoing, Record
 
 from .faust_counts import SourceCounts
+from .faust_order import Order
 
 log = logging.getLogger("stream_ft.ingest")
 
 IN_FLIGHT = 1_000
 """Most messages of one topic that the broker has not confirmed."""
 RETRY_S = 0.5
+SESSION_S = 20.0
+"""A worker that has not been heard of for so long has its partitions given to another."""
+MISSING_S = 5.0
+"""A record that the broker has and that has not come for so long is asked for again."""
 LOOK_S = 1.0
 """Between two looks at progress and counts."""
 
@@ -123,10 +128,16 @@ class Worker:
             producer_linger=0.005,
             producer_max_request_size=self._limit,
             broker_commit_interval=1.0,
+            broker_session_timeout=SESSION_S,
+            broker_heartbeat_interval=SESSION_S / 6,
             stream_buffer_maxsize=2 * IN_FLIGHT,
             reply_create_topic=False,
         )
         self._counts = SourceCounts(self.app)
+        self._order = Order()
+        self._seen: dict[tuple[str, int], float] = {}
+        self._unsettled = 0
+        self.app.on_partitions_revoked.connect(self._revoked)
         for name in topics:
             self._agent(name, counts=self._counts if name == feedback else None)
 
@@ -146,6 +157,7 @@ class Worker:
                 if self.app.crashed or failed.done():
                     break
                 self._look()
+                await self._fetch_what_does_not_come()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), LOOK_S)
         except (KafkaError, FaustError) as error:
@@ -196,18 +208,64 @@ class Worker:
             settling = asyncio.create_task(self._settle(pending))
             try:
                 async for event in _events(stream):
+                    if not await self._in_order(event.message):
+                        continue
                     record = record_of(event.message)
                     made, outcome = self._made(record)
                     failpoints.hit("forward.before_send")
                     sent = await self._send(made)
+                    self._unsettled += 1
                     await pending.put(Pending(event, record, made, outcome, sent))
                     if counts is not None and isinstance(outcome, Feedback):
                         counts.add(outcome)
                         counts.write()
             finally:
                 settling.cancel()
+                self._unsettled = 0
 
         self.app.agent(source, name=f"{self.app.conf.id}.{name}", concurrency=1)(ingest)
+
+    async def _in_order(self, message: Any) -> bool:
+        """Whether to handle a message now; one that is left comes again, after what Faust had left out."""
+        place = (message.topic, message.partition)
+        consumer: Any = self.app.consumer
+        await self._begin(message.tp)
+        self._seen[place] = time.monotonic()
+        verdict = self._order.check(place, message.offset)
+        if verdict == "seek":
+            wanted = self._order.next(place)
+            log.warning("%s[%s]: after %s came %s; going back", *place, wanted - 1, message.offset)
+            await consumer.seek(message.tp, wanted)
+        return verdict == "take"
+
+    async def _begin(self, tp: Any) -> None:
+        """Find out where a partition begins, once it is ours."""
+        place = (tp.topic, tp.partition)
+        if self._order.knows(place):
+            return
+        consumer: Any = self.app.consumer
+        first = consumer._committed_offset[tp] or (await consumer.earliest_offsets(tp))[tp] or 0
+        if not self._order.knows(place):
+            self._order.begin(place, first)
+            self._seen[place] = time.monotonic()
+
+    async def _fetch_what_does_not_come(self) -> None:
+        """Ask again for the last records of a partition: one that Faust left out shows only by what follows it."""
+        consumer: Any = self.app.consumer
+        if self._unsettled or self.app.rebalancing or consumer is None or not consumer.flow_active:
+            return
+        for tp in [tp for tp in consumer.assignment() if tp.topic in self._topics]:
+            await self._begin(tp)
+            place, now = (tp.topic, tp.partition), time.monotonic()
+            wanted = self._order.next(place)
+            if (consumer.highwater(tp) or 0) > wanted and now - self._seen[place] > MISSING_S:
+                self._seen[place] = now
+                log.warning("%s[%s]: %s and what follows does not come; going back", *place, wanted)
+                await consumer.seek(tp, wanted)
+
+    async def _revoked(self, _: Any, revoked: Any, **__: Any) -> None:
+        for tp in revoked:
+            self._order.forget((tp.topic, tp.partition))
 
     def _made(self, record: Record) -> tuple[Outgoing, Event | Reject]:
         try:
@@ -241,6 +299,7 @@ class Worker:
             each.event.ack()
             failpoints.hit("forward.after_ack")
             self._moved = time.monotonic()
+            self._unsettled -= 1
             self._series.taken(each.outcome)
 
     def _shrink(self, each: Pending) -> bool:

@@ -45,6 +45,7 @@ class Ingest:
         } | settings
         self.workers: list[subprocess.Popen[bytes]] = []
         self.ports: list[int] = []
+        self._consumer: KafkaConsumer | None = None
         self.prepare(partitions)
 
     def prepare(self, partitions: int) -> None:
@@ -66,6 +67,8 @@ class Ingest:
             if worker.poll() is None:
                 worker.kill()
             worker.wait(30)
+        if self._consumer is not None:
+            self._consumer.close()
         if error is not None:
             for path in sorted(self.folder.glob("ingest-*.log")):
                 print(f"--- {path.name}\n{path.read_text('utf-8', 'replace')[-3000:]}")
@@ -135,20 +138,18 @@ class Ingest:
 
     def read(self, kind: str) -> list[Any]:
         """Every record of a topic that is there now."""
-        consumer = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False)
-        try:
-            name = self.topic(kind)
-            places = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
-            consumer.assign(places)
-            ends = consumer.end_offsets(places)
-            consumer.seek_to_beginning(*places)
-            found: list[Any] = []
-            while any(consumer.position(place) < ends[place] for place in places):
-                for records in consumer.poll(timeout_ms=500).values():
-                    found += records
-            return found
-        finally:
-            consumer.close()
+        if self._consumer is None:
+            self._consumer = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False)
+        consumer, name = self._consumer, self.topic(kind)
+        places = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
+        consumer.assign(places)
+        ends = consumer.end_offsets(places)
+        consumer.seek_to_beginning(*places)
+        found: list[Any] = []
+        while any(consumer.position(place) < ends[place] for place in places):
+            for records in consumer.poll(timeout_ms=500).values():
+                found += records
+        return found
 
     def wait_for_records(self, kind: str, count: int, seconds: float = 60.0) -> list[Any]:
         """The records of a topic once there are so many."""

@@ -15,9 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from prometheus_client import CollectorRegistry
-
-from stream_ft import logs
+from stream_ft import logs, metrics
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.errors import ConfigError, LogAwayError
@@ -87,7 +85,7 @@ def run(settings: Settings) -> int:
     model = settings.model.name
     names = [topic(model, kind) for kind in READS]
     handler = Handler(model, redact=redaction(settings), clock=SystemClock())
-    series = IngestMetrics(CollectorRegistry())
+    series = IngestMetrics(metrics.new_registry())
     state: list[Worker] = []
     stop = StopSignal(lambda: _end_by_itself(stop.exit_code))
     stop.install()
