@@ -8,6 +8,7 @@ known by its id.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 from kafka.protocol.consumer import OffsetSpec
 
 from stream_ft.errors import ConfigError, LogAwayError, LogTruncatedError
-from stream_ft.ports import Flaw, Outgoing, Record, Standstill
+from stream_ft.ports import Flaw, Outgoing, Record
 
 from .kafka_catalog import Catalog, Topic, deleted
 from .kafka_link import Link, Options, read_options
@@ -86,7 +87,7 @@ class KafkaLog:
         seen = self._seen(topic)
         key = TopicPartition(topic, partition)
         if not self._reader.follows(key, offset):
-            first, end = self.bounds(topic, partition)
+            first, end = self._ask_bounds(topic, partition)
             if not first <= offset <= end:
                 raise LogTruncatedError(
                     f"Offset {offset} of {topic}[{partition}] is not in Kafka, which holds {first} to {end}.",
@@ -94,7 +95,7 @@ class KafkaLog:
                 )
             if not seen.id or partition not in seen.partitions:
                 return []
-            self._reader.follow(key, offset, topic_id=seen.id, end=end)
+            self._reader.follow(key, offset, topic_id=seen.id, first=first, end=end)
         if limit <= 0:
             return []
         if (waiting := self._reader.await_records(key, offset, self._options.deadline_s)) is None:
@@ -103,17 +104,10 @@ class KafkaLog:
         return self._reader.take(key, offset, limit)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """See the port. Asks the cluster."""
+        """See the port. Of a partition that is read here, what others appended in the last second may be missing."""
         self._check_open()
-        seen = self._seen(topic)
-        if not seen.id or partition not in seen.partitions:
-            return 0, 0
-        key = TopicPartition(topic, partition)
-        try:
-            first = self._link.call(lambda admin: _offset(admin, key, OffsetSpec.EARLIEST))
-            return first, self._link.call(lambda admin: _offset(admin, key, OffsetSpec.LATEST))
-        except UnknownTopicOrPartitionError as error:
-            raise deleted(topic) from error
+        self._seen(topic)
+        return self._reader.bounds(TopicPartition(topic, partition)) or self._ask_bounds(topic, partition)
 
     def partitions(self, topic: str) -> list[int]:
         """See the port."""
@@ -136,7 +130,7 @@ class KafkaLog:
     def trim(self, topic: str, partition: int, before: int) -> None:
         """See the port."""
         self._check_open()
-        first, end = self.bounds(topic, partition)
+        first, end = self._ask_bounds(topic, partition)
         if (cut := min(before, end)) > first:
             self._link.call(lambda admin: admin.delete_records({TopicPartition(topic, partition): cut}))
             self._reader.forget(topic, partition)
@@ -154,21 +148,29 @@ class KafkaLog:
 
     # --- what a broker can do besides --------------------------------------------------------------------------
 
+    def connect(self) -> None:
+        """See the port."""
+        self._check_open()
+        self._start_watch()
+
+    def expect(self, known: Mapping[str, str]) -> None:
+        """See the port."""
+        for name, identity in known.items():
+            self._catalog.expect(name, identity.rpartition("/")[2])
+
     def prepare(self, topics: Sequence[str]) -> list[Flaw]:
         """See the port."""
         self._check_open()
+        self._start_watch()
         for name in topics:
-            self._existing(name)
+            with contextlib.suppress(LogTruncatedError):  # one that is expected and gone; who reads it is told
+                self._existing(name)
         return self._catalog.examine(topics)
 
     def examine(self, topics: Sequence[str]) -> list[Flaw]:
         """See the port."""
         self._check_open()
         return self._catalog.examine(topics)
-
-    def standing_still(self, seconds: float) -> list[Standstill]:
-        """See the port."""
-        return self._reader.standing_still(seconds)
 
     # --- topics ------------------------------------------------------------------------------------------------
 
@@ -179,6 +181,17 @@ class KafkaLog:
     def _existing(self, name: str) -> Topic:
         self._start_watch()
         return self._catalog.existing(name)
+
+    def _ask_bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        seen = self._seen(topic)
+        if not seen.id or partition not in seen.partitions:
+            return 0, 0
+        key = TopicPartition(topic, partition)
+        try:
+            first = self._link.call(lambda admin: _offset(admin, key, OffsetSpec.EARLIEST))
+            return first, self._link.call(lambda admin: _offset(admin, key, OffsetSpec.LATEST))
+        except UnknownTopicOrPartitionError as error:
+            raise deleted(topic) from error
 
     def _check_same(self, name: str, topic_id: str, fetched_at: float) -> None:
         """Records come by the topic's name: make sure that it is still the same topic.
@@ -206,7 +219,7 @@ class KafkaLog:
                 self._watch.start()
 
     def _watching(self) -> None:
-        while not self._closed.wait(WATCH_S):
+        while not self._closed.is_set():
             try:
                 self._reader.mend()
                 self._look_around()
@@ -214,16 +227,22 @@ class KafkaLog:
                 log.debug("the watch on Kafka: %s", error)
             except Exception as error:  # the boundary of this thread: it goes on watching
                 log.error("the watch on Kafka failed", exc_info=error)
+            self._closed.wait(WATCH_S)
 
     def _look_around(self) -> None:
         if self._catalog.look_again():
             self._news()  # whoever polls finds out
         positions = self._reader.positions()
-        there = {key: OffsetSpec.LATEST for key in positions if self._catalog.there(key.topic)}
+        there = [key for key in positions if self._catalog.there(key.topic)]
         if there:
-            ends = self._link.call(lambda admin: admin.list_partition_offsets(there), probe=True)
-            self._reader.told_ends({key: row.offset for key, row in ends.items()})
+            firsts, ends = (self._offsets(there, spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
+            self._reader.told_bounds(firsts, ends)
         self._show_lag(positions)
+
+    def _offsets(self, keys: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
+        asked = dict.fromkeys(keys, spec)
+        told = self._link.call(lambda admin: admin.list_partition_offsets(asked), probe=True)
+        return {key: row.offset for key, row in told.items()}
 
     def _show_lag(self, positions: Mapping[TopicPartition, int]) -> None:
         """Commit positions under the group, for whoever displays lag. Nobody reads them back."""

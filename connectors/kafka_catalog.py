@@ -55,6 +55,11 @@ class Catalog:
         self.cluster = ""
         """Id of the cluster, once it has been asked."""
 
+    def expect(self, name: str, identity: str) -> None:
+        """A topic was seen before, by a predecessor of this process."""
+        with self._lock:
+            self._ids.setdefault(name, identity)
+
     def seen(self, name: str) -> Topic:
         """A topic as it is.
 
@@ -151,7 +156,9 @@ class Catalog:
         self.look(topics)
         there = [name for name in topics if self._topics[name].id]
         found = [
-            Flaw(topic=name, serious=False, text=f"{name} is not there yet.", remedy="stream-ft learn creates it.")
+            Flaw(topic=name, serious=True, text=f"{name} was deleted.", remedy="Restore it, or run stream-ft reset.")
+            if name in self._ids
+            else Flaw(topic=name, serious=False, text=f"{name} is not there yet.", remedy="stream-ft learn creates it.")
             for name in topics
             if name not in there
         ]

@@ -61,6 +61,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dead_letter_hours: float
     max_message_bytes: int
     deadline_s: float
+    patience_s: float = 0.0
+    """How long a call waits for a cluster that does not answer, from when it was lost; 0: ``deadline_s``."""
     group: str = ""
     """Consumer group under which positions are shown to lag displays; empty shows none."""
 
@@ -132,6 +134,7 @@ class Link:
         self._admin: KafkaAdminClient | None = None
         self._up = False
         self._since = monotonic()
+        self._patience_s = options.patience_s or options.deadline_s
         self._closed = threading.Event()
 
     @property
@@ -142,7 +145,7 @@ class Link:
     @property
     def given_up(self) -> bool:
         """True once the cluster has been away for longer than a caller waits."""
-        return not self._up and self._monotonic() >= self._since + self._options.deadline_s
+        return not self._up and self._monotonic() >= self._since + self._patience_s
 
     def away(self, why: object = "") -> LogAwayError:
         """What to raise when it does not answer."""
@@ -169,7 +172,7 @@ class Link:
             raise self.away()
         # From when it was lost: whoever calls often does not wait often.
         start = self._monotonic() if self._up else self._since
-        deadline = start + self._options.deadline_s
+        deadline = start + self._patience_s
         while True:
             try:
                 result = self._ask(ask)

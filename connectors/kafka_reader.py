@@ -24,7 +24,7 @@ from kafka.errors import (
 )
 
 from stream_ft.errors import LogAwayError, LogTruncatedError, StreamFTError
-from stream_ft.ports import Record, Standstill
+from stream_ft.ports import Record
 
 from .kafka_link import Link
 
@@ -64,9 +64,9 @@ class Feed:
         """Records before it are known to be there: a reader waits for them."""
         self.end = end
         """End of the partition as far as anybody has told."""
+        self.first = 0
+        """Of the partition, as the cluster said last."""
         self.fetched_at = now
-        self.moved_at = now
-        """When something came, or was last known to have nothing to come."""
         self.paused = False
         self.error: StreamFTError | None = None
 
@@ -116,16 +116,16 @@ class Reader:
             feed = self._feeds.get(key)
             return feed is not None and feed.error is None and feed.skip(offset)
 
-    def follow(self, key: TopicPartition, offset: int, *, topic_id: str, end: int) -> None:
+    def follow(self, key: TopicPartition, offset: int, *, topic_id: str, first: int, end: int) -> None:
         """Begin to read a partition at ``offset``, which the cluster has, up to ``end`` at least."""
         with self._lock:
             feed = self._feeds.get(key)
             if feed is not None and feed.topic_id == topic_id:
                 feed.restart(offset)
                 feed.error, feed.must, feed.end = None, end, max(end, offset)
-                feed.moved_at = self._monotonic()
             else:
-                self._feeds[key] = Feed(topic_id, offset, end, self._monotonic())
+                feed = self._feeds[key] = Feed(topic_id, offset, end, self._monotonic())
+            feed.first = first
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="kafka-poll", daemon=True)
                 self._thread.start()
@@ -184,37 +184,27 @@ class Reader:
             feed = self._feeds.get(key)
             news = feed is None or end > feed.end
             if feed is not None:
-                feed.must = max(feed.must, end)
-                self._grow(feed, end)
+                feed.must, feed.end = max(feed.must, end), max(feed.end, end)
         if news:
             self._on_news()
 
-    def told_ends(self, ends: Mapping[TopicPartition, int]) -> None:
-        """What the cluster says of the ends, for the watch on progress."""
+    def bounds(self, key: TopicPartition) -> tuple[int, int] | None:
+        """First offset and end of a partition that is read, as far as anybody has told; ``None`` for another."""
         with self._lock:
-            for key, end in ends.items():
-                if (feed := self._feeds.get(key)) is not None:
-                    self._grow(feed, end)
+            feed = self._feeds.get(key)
+            return None if feed is None or feed.error is not None else (feed.first, feed.end)
+
+    def told_bounds(self, firsts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
+        """What the cluster says of the partitions that are read."""
+        with self._lock:
+            for key, feed in self._feeds.items():
+                feed.first = max(feed.first, firsts.get(key, 0))
+                feed.end = max(feed.end, ends.get(key, 0))
 
     def positions(self) -> dict[TopicPartition, int]:
         """Where the readers stand: everything before was asked for, and so is in their stores."""
         with self._lock:
             return {key: feed.next for key, feed in self._feeds.items()}
-
-    def standing_still(self, seconds: float) -> list[Standstill]:
-        """See the port."""
-        now = self._monotonic()
-        with self._lock:
-            return [
-                Standstill(
-                    topic=key.topic,
-                    partition=key.partition,
-                    seconds=now - feed.moved_at,
-                    behind=feed.end - feed.position,
-                )
-                for key, feed in self._feeds.items()
-                if not feed.waiting and feed.position < feed.end and now - feed.moved_at >= seconds
-            ]
 
     def mend(self) -> None:
         """Throw away a consumer whose poll does not come back. For the watch to call."""
@@ -232,12 +222,6 @@ class Reader:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
-
-    def _grow(self, feed: Feed, end: int) -> None:
-        if end > feed.end:
-            if feed.position >= feed.end:
-                feed.moved_at = self._monotonic()  # the clock of a standstill starts when there is something to come
-            feed.end = end
 
     # --- the thread --------------------------------------------------------------------------------------------
 
@@ -313,7 +297,7 @@ class Reader:
                 feed.waiting.extend(records)
                 feed.bytes += sum(len(record.value) for record in records)
                 feed.position = records[-1].offset + 1
-                feed.fetched_at = feed.moved_at = now
+                feed.fetched_at = now
                 news = news or feed.position > feed.end
                 feed.end = max(feed.end, feed.position)
             self._lock.notify_all()

@@ -81,7 +81,7 @@ def show(
 def _registry(chosen: Settings) -> Registry:
     from stream_ft.release.registry import Registry
 
-    return Registry(chosen.state_path() / "registry")
+    return Registry(chosen.registry_path())
 
 
 def _row(folded: Folded, registry: Registry, epoch: int) -> dict[str, Any]:

@@ -243,6 +243,8 @@ class Settings(BaseSettings):
     trace: TraceSettings = Field(default_factory=TraceSettings)
     state_dir: str = ""
     """Folder of everything this process writes; empty: ``$XDG_STATE_HOME/stream_ft/MODEL``."""
+    registry_dir: str = ""
+    """Folder of the versions' files, one for the learner and all servers; empty: ``registry`` in the state folder."""
     broker: str = "sqlite://"
     """Where events flow: ``sqlite://`` keeps them in the state folder, ``kafka://host:port`` in a Kafka cluster."""
     operator: str = "operator"
@@ -266,6 +268,14 @@ class Settings(BaseSettings):
             return Path(self.model.cache_dir).expanduser()
         root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         return Path(root) / "stream_ft"
+
+    def key_path(self) -> Path:
+        """File of the key that signs ids of predictions."""
+        return Path(self.serve.key_file).expanduser() if self.serve.key_file else self.state_path() / "serve.key"
+
+    def registry_path(self) -> Path:
+        """Folder of the versions' files."""
+        return Path(self.registry_dir).expanduser() if self.registry_dir else self.state_path() / "registry"
 
     def state_path(self) -> Path:
         """Folder of everything this process writes."""

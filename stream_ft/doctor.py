@@ -162,7 +162,7 @@ def disk(settings: Settings) -> Check:
 
 def key(settings: Settings) -> Check:
     """The key that signs the ids of predictions; serving does not start with one that cannot be read."""
-    path = settings.state_path() / "serve.key"
+    path = settings.key_path()
     if not path.exists():
         return Check(name="key", standing="good", text="none yet; the first start makes one.")
     try:
@@ -228,7 +228,7 @@ def registry(settings: Settings) -> Check:
     """Every version's bytes against their names."""
     from stream_ft.release.registry import Registry
 
-    root = settings.state_path() / "registry"
+    root = settings.registry_path()
     if not root.is_dir():
         return Check(name="versions", standing="good", text="none yet.")
     store = Registry(root)
@@ -262,7 +262,7 @@ def control(settings: Settings) -> Check:
         return Check(name="control", standing="good", text="nothing was started here yet.")
     try:
         state = look(settings).state
-        Registry(settings.state_path() / "registry").get_head(state.start_head)
+        Registry(settings.registry_path()).get_head(state.start_head)
     except ArtifactError as error:
         return Check(
             name="control",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -110,31 +110,27 @@ class Flaw(Struct, frozen=True, kw_only=True):
     remedy: str
 
 
-class Standstill(Struct, frozen=True, kw_only=True):
-    """A partition that has records which do not come."""
-
-    topic: str
-    partition: int
-    seconds: float
-    """Since the last of them came."""
-    behind: int
-    """Records that should have come."""
-
-
 @runtime_checkable
 class Brokered(Protocol):
     """What a log that is a broker's can do besides: an :class:`EventLog` may be one of these too."""
 
+    def connect(self) -> None:
+        """Begin to connect, in the background: whoever asks later waits less."""
+        ...
+
+    def expect(self, known: Mapping[str, str]) -> None:
+        """Topics that this process has used before, with the ``log_id`` of each.
+
+        One that is gone is an error from now on, and is not made again.
+        """
+        ...
+
     def prepare(self, topics: Sequence[str]) -> list[Flaw]:
-        """Create the topics that are missing, and say what is wrong with the others."""
+        """Create the topics that are missing and are not expected, and say what is wrong with the others."""
         ...
 
     def examine(self, topics: Sequence[str]) -> list[Flaw]:
         """Say what is wrong with topics, those that are missing included; change nothing."""
-        ...
-
-    def standing_still(self, seconds: float) -> list[Standstill]:
-        """Partitions that are read, have more, and have brought nothing for so long."""
         ...
 
 

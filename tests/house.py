@@ -16,8 +16,11 @@ from types import TracebackType
 
 import httpx
 
+from stream_ft.config import load
 from stream_ft.connectors.local import LocalLog
+from stream_ft.ports import EventLog, Record
 from stream_ft.topics import topic
+from stream_ft.wiring.broker import open_event_log
 from stream_ft.wiring.outbox import origin_of
 
 START_S = 120.0
@@ -71,10 +74,11 @@ class House:
 
     Args:
         folder: of the state and the logs.
-        settings: ``STREAM_FT_*`` without the prefix.
+        settings: ``STREAM_FT_*`` without the prefix. With ``BROKER``, the ledger is read there.
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
+        self._broker = settings.get("BROKER", "")
         self.state = folder / "state"
         self.folder = folder
         self.port, self.learn_port = free_port(), free_port()
@@ -143,6 +147,14 @@ class House:
                 return False
 
         wait_for(f"{role} ready", check)
+
+    def status_of(self, role: str) -> int:
+        """What the readiness probe of ``serve`` or ``learn`` answers; 0 for no answer."""
+        port = self.port if role == "serve" else self.learn_port
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5.0, trust_env=False).status_code
+        except httpx.TransportError:
+            return 0
 
     def log(self, role: str) -> str:
         """The end of what the process wrote."""
@@ -232,9 +244,10 @@ class House:
     def caught_up(self) -> bool:
         """True once the store has every record of the topics that the learner reads."""
         with self.reading() as log:
-            ends = {kind: log.bounds(topic(MODEL, kind), 0)[1] for kind in ("predictions", "feedback", "labels")}
-        have = dict(self.rows("SELECT topic, next FROM offsets"))
-        return all(have.get(topic(MODEL, kind), 0) == end for kind, end in ends.items() if end)
+            names = [topic(MODEL, kind) for kind in ("predictions", "feedback", "labels")]
+            ends = {(name, part): log.bounds(name, part)[1] for name in names for part in log.partitions(name)}
+        have = {(name, part): end for name, part, end in self.rows("SELECT topic, part, next FROM offsets")}
+        return all(have.get(key, 0) == end for key, end in ends.items() if end)
 
     def applied(self) -> list[str]:
         """Inputs of the labels and corrections in the store, each as often as it was applied."""
@@ -248,16 +261,30 @@ class House:
     def dead_letters(self) -> list[tuple[str, int]]:
         """Topic and offset of every dead letter, each as often as it is there."""
         found = []
+        for record in self.records("dlq"):
+            name, _, offset = origin_of(record.headers)
+            found.append((name.decode(), int(offset)))
+        return found
+
+    def records(self, kind: str) -> list[Record]:
+        """All that is on the topics of a kind."""
+        found = []
         with self.reading() as log:
-            for record in log.read(topic(MODEL, "dlq"), 0, 0, 100_000):
-                name, _, offset = origin_of(record.headers)
-                found.append((name.decode(), int(offset)))
+            for part in log.partitions(topic(MODEL, kind)):
+                offset = log.bounds(topic(MODEL, kind), part)[0]
+                while records := log.read(topic(MODEL, kind), part, offset, 100_000):
+                    found += records
+                    offset = records[-1].offset + 1
         return found
 
     @contextmanager
-    def reading(self) -> Iterator[LocalLog]:
+    def reading(self) -> Iterator[EventLog]:
         """The log, read only."""
-        log = LocalLog(self.state, writes=())
+        log: EventLog
+        if self._broker:
+            log = open_event_log(load(None, {"broker": self._broker, "state_dir": str(self.state)}), writes=())
+        else:
+            log = LocalLog(self.state, writes=())
         try:
             yield log
         finally:

@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from stream_ft import failpoints
-from stream_ft.errors import StoreFullError, StreamFTError
+from stream_ft.errors import MessageTooLargeError, StoreFullError, StreamFTError
 from stream_ft.ports import EventLog, Outgoing
 
 log = logging.getLogger("stream_ft.serve.appender")
 
 LINGER_S = 0.02
 """Predictions that nobody waits for may wait this long for company."""
+MOST = 2_000
+"""Predictions in one commit."""
 RETRY_S = 0.5
 """After a failed commit, predictions are tried again after this long."""
 
@@ -74,6 +76,8 @@ class Appender:
         self._passing: deque[Outgoing] = deque()
         self._groups: deque[_Group] = deque()
         self._closed = False
+        self._taken = 0
+        self._failing = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="appender", daemon=True)
 
@@ -92,7 +96,7 @@ class Appender:
     def publish(self, message: Outgoing) -> bool:
         """Append ``message`` soon, without waiting; false if there is no room and it was dropped."""
         with self._wake:
-            if self._closed or len(self._passing) >= self._capacity:
+            if self._closed or len(self._passing) + self._taken >= self._capacity:
                 return False
             self._passing.append(message)
             self._wake.notify()
@@ -120,30 +124,40 @@ class Appender:
                     self._wake.wait()
                 if not self._groups and not self._closed:
                     self._wake.wait_for(lambda: bool(self._groups) or self._closed, LINGER_S)
-                passing = list(self._passing)
+                passing = [self._passing.popleft() for _ in range(min(MOST, len(self._passing)))]
                 groups = list(self._groups)
-                self._passing.clear()
                 self._groups.clear()
+                self._taken = len(passing)
                 closing = self._closed
             if not passing and not groups:
                 return
             kept = self._commit(passing, groups)
             if kept and closing:
-                return  # the disk does not take them and nobody waits for them
-            if kept:
-                with self._wake:
-                    self._passing.extendleft(reversed(kept))
+                # The log does not take them and nobody waits for them.
+                log.warning("%d predictions were not recorded", len(kept) + len(self._passing))
+                return
+            with self._wake:
+                self._taken = 0
+                self._passing.extendleft(reversed(kept))
+                if kept:
                     self._wake.wait_for(lambda: bool(self._groups) or self._closed, RETRY_S)
 
     def _commit(self, passing: list[Outgoing], groups: list[_Group]) -> list[Outgoing]:
         """Append; what is returned are predictions to try again."""
         messages = passing + [message for group in groups for message in group.messages]
+        if not messages:
+            return []
         failpoints.hit("serve.before_append")
         try:
             offsets = self._log.append(messages)
+        except MessageTooLargeError as error:
+            self._on_failed()
+            return self._without(passing, groups, error)
         except Exception as error:  # the boundary of this thread: whoever waits is told, and the thread goes on
             self._on_failed()
-            log.error("an append failed", exc_info=error)
+            if not self._failing:  # what is tried twice a second need not be told each time
+                log.error("an append failed; it is tried again", exc_info=error)
+            self._failing = True
             told = (
                 error
                 if isinstance(error, StreamFTError)
@@ -153,9 +167,26 @@ class Appender:
                 group.settle(told)
             return passing
         failpoints.hit("serve.after_append")
+        if self._failing:
+            log.info("the log takes messages again")
+        self._failing = False
         self._on_published(len(passing))
         start = len(passing)
         for group in groups:
             group.settle(offsets[start : start + len(group.messages)])
             start += len(group.messages)
         return []
+
+    def _without(self, passing: list[Outgoing], groups: list[_Group], error: MessageTooLargeError) -> list[Outgoing]:
+        """Append the others: a message that the log never takes must not hold them up."""
+        index = error.index
+        if index < len(passing):
+            log.error("a prediction is not recorded: %s %s", error.message, error.remedy)
+            return self._commit(passing[:index] + passing[index + 1 :], groups)
+        index -= len(passing)
+        for place, group in enumerate(groups):
+            if index < len(group.messages):
+                group.settle(error)
+                return self._commit(passing, groups[:place] + groups[place + 1 :])
+            index -= len(group.messages)
+        raise error

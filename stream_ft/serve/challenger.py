@@ -40,6 +40,10 @@ class Failure:
     reason: str
 
 
+class OvertakenError(Exception):
+    """While a version was prepared, the control log came to want another one."""
+
+
 class Challenger:
     """Keeps the challenger's slot as the control log wants it. Every call is on the follower's thread.
 

@@ -27,14 +27,14 @@ from stream_ft.metrics import ServeMetrics
 from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
-from stream_ft.ports import Clock, EventLog, Outgoing
+from stream_ft.ports import Brokered, Clock, EventLog, Outgoing
 from stream_ft.priority import Pace
 from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
 from stream_ft.serve.ack import Ack
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
-from stream_ft.serve.challenger import Challenger, Failure, pause_s
+from stream_ft.serve.challenger import Challenger, Failure, OvertakenError, pause_s
 from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 
@@ -60,10 +60,6 @@ class Artifacts(Protocol):
     def get_head(self, sha256: str) -> bytes:
         """The bytes of a head."""
         ...
-
-
-class OvertakenError(Exception):
-    """While a version was prepared, the control log came to want another one."""
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -214,6 +210,8 @@ class Follower:
             log.warning("the kept state cannot be read; the control log is folded from its beginning: %s", error)
             return
         self._state, self._log_id = state, kept.log
+        if isinstance(self._log, Brokered):
+            self._log.expect({self._topic: kept.log})
         self._metrics.control_offset.set(self.offset)
 
     def step(self) -> None:

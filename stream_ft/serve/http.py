@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream_ft.errors import StoreFullError, StreamFTError
+from stream_ft.errors import MessageTooLargeError, StoreFullError, StreamFTError
 from stream_ft.events import Event, Reject
 from stream_ft.metrics import Ready, ServeMetrics
 from stream_ft.ports import Clock, Outgoing, Record
@@ -39,6 +39,7 @@ STATUS: tuple[tuple[type[StreamFTError], int], ...] = (
     (DeadlineError, 504),
     (NotReadyError, 503),
     (ClosedError, 503),
+    (MessageTooLargeError, 413),
     (StoreFullError, 503),
 )
 """Answers to errors that say nothing of HTTP themselves; every other is a 500."""

@@ -70,6 +70,14 @@ class Consumption:
             stalled_s=self.stalled_s,
         )
 
+    def standing(self, seconds: float) -> str:
+        """What has stood still with records waiting for longer than ``seconds``, in words; empty if nothing has."""
+        now = self._monotonic()
+        for partition, since in list(self._still.items()):
+            if now - since > seconds:
+                return f"{self._kind}[{partition}] has stood still for {now - since:.0f} s with records waiting."
+        return ""
+
     def stalled_s(self) -> float:
         """Seconds for which one partition has stood still with records waiting, the longest; 0 if none has.
 

@@ -27,10 +27,17 @@ class Coverage:
             max_seq: greatest sequence number given so far.
             offsets: next offset of each ``(topic, partition)``.
         """
-        self._marks.append((max_seq, {topic: offset for (topic, _), offset in offsets.items()}))
+        several = {topic for topic, partition in offsets if partition > 0}
+        passed = {
+            f"{topic}[{partition}]" if topic in several else topic: offset
+            for (topic, partition), offset in offsets.items()
+        }
+        self._marks.append((max_seq, passed))
 
     def upto(self, seq: int, known: Mapping[str, int]) -> dict[str, int]:
         """Per topic, the offset before which every event is covered by examples up to ``seq``.
+
+        A topic with several partitions has none of its own, but one for each, named ``topic[partition]``.
 
         Args:
             known: what a version that covers no more is known to cover.

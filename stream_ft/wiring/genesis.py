@@ -15,16 +15,19 @@ from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
 
 
+def artifacts(registry: Registry, base: BaseFolder, *, dim: int) -> tuple[str, str]:
+    """Put what a genesis names into ``registry``: sha256 of the base, and of the head."""
+    head = dossier.stamp(Head.empty(dim).to_bytes(), dossier.Dossier())
+    return registry.put(base_files(base)), registry.put_head(head)
+
+
 def ensure(log: EventLog, registry: Registry, base: BaseFolder, *, model: str, dim: int, now: float) -> None:
     """Write the genesis of ``model``'s control log if nobody has.
 
     Two processes that start together may both write one; the fold refuses the second, and both name the same bytes.
     """
     name = topic(model, "control")
-    head = dossier.stamp(Head.empty(dim).to_bytes(), dossier.Dossier())
-    files = base_files(base)
-    base_sha = registry.put(files)
-    head_sha = registry.put_head(head)
+    base_sha, head_sha = artifacts(registry, base, dim=dim)
     if log.bounds(name, 0) != (0, 0):
         return
     message = control.new(

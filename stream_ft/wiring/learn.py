@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from stream_ft.ports import Clock, EventLog, Record
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.fate import fates
-from stream_ft.replay.store import Applied
+from stream_ft.replay.store import Applied, Store
 from stream_ft.topics import topic
 from stream_ft.wiring import encoding, gauges, genesis, storing
-from stream_ft.wiring.broker import open_event_log
+from stream_ft.wiring.broker import check_topics, open_event_log, until_reached
 from stream_ft.wiring.comparison import Comparison
 from stream_ft.wiring.consumption import Consumption
 from stream_ft.wiring.core import Core
@@ -55,6 +56,8 @@ TICK_S = 0.5
 STATUS_S = 1.0
 RETRY_S = 1.0
 OUTBOX_CAP = 10_000
+STALLED_S = 30.0
+"""A partition that brings nothing for this long, while records wait in it, makes the learner not ready."""
 VERDICT_OF = {"promotion": "accepted", "refusal": "refused", "failure": "failed"}
 """By the kind of happening that ends a round."""
 
@@ -156,6 +159,8 @@ class Loop:
         return busy
 
     def _pass(self, now: float) -> bool:
+        if not self.core.state.base:
+            self.core.follow(now)  # before the first event, which the version in force answers
         busy = self._consume(now)
         self.core.follow(now)
         self._look_after_round(now)
@@ -180,6 +185,9 @@ class Loop:
             return False, self.halted
         if self.core.unloaded:
             return False, self.core.unloaded
+        for consumption in self._topics.values():
+            if standing := consumption.standing(STALLED_S):
+                return False, standing
         still = self._clock.monotonic() - self._progress
         return (False, f"The loop has stood still for {still:.0f} s.") if still > 30 else (True, "")
 
@@ -314,6 +322,14 @@ class Loop:
         return {"detector": reading.detector, "error": reading.error, "pending": pending, **finite}
 
 
+def known_logs(store: Store, model: str) -> dict[str, str]:
+    """Identity of each log that this store has read from, by topic."""
+    known = msgspec.json.decode(store.load("event_logs") or b"{}", type=dict[str, str])
+    if control := store.load("control_log"):
+        known[topic(model, "control")] = control.decode()
+    return known
+
+
 def check_source(settings: Settings) -> None:
     """Raise :class:`ConfigError` if what is to be read can never come."""
     if settings.learn.reads == "ingested" and settings.broker.startswith("sqlite:"):
@@ -337,13 +353,38 @@ def run(settings: Settings) -> int:
     stop.install()
     follow_parent()
     clock = SystemClock()
-    with FolderLock(state / "learn.lock", "stream-ft learn"):
+    with FolderLock(state / "learn.lock", "stream-ft learn"), ExitStack() as opened:
         base = resolve(settings.model.base)
         event_log = open_event_log(settings, writes=["learn"], group=f"stream_ft.{settings.model.name}.learn")
+        opened.callback(event_log.close)
         store = storing.open_store(settings, state / "store.db")
-        registry = Registry(state / "registry")
+        opened.callback(store.close)
+        registry = Registry(settings.registry_path())
         engine = encoding.open_engine(settings, base)
-        genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
+        series = metrics.LearnMetrics(metrics.new_registry())
+        metrics.watch_process(series.registry)
+        status = state / "learn.status.json"
+        running: list[Loop] = []
+        probes = ProbeServer(
+            settings.learn.host,
+            settings.learn.port,
+            series.registry,
+            lambda: running[0].ready() if running else (False, "The broker has not answered yet."),
+            status=status.read_bytes,
+        )
+        opened.callback(probes.stop)
+        probes.start()
+
+        def begin() -> None:
+            known = known_logs(store, settings.model.name)
+            check_topics(event_log, settings.model.name, known=known)
+            if topic(settings.model.name, "control") in known:
+                genesis.artifacts(registry, base, dim=engine.dim)
+            else:
+                genesis.ensure(event_log, registry, base, model=settings.model.name, dim=engine.dim, now=clock.now())
+
+        if not until_reached(begin, stop=stop.event):
+            return stop.exit_code
         redact = redaction(settings)
         core = Core(
             settings=settings,
@@ -356,9 +397,8 @@ def run(settings: Settings) -> int:
             jobs=state / "jobs",
             redact=redact,
         )
-        series = metrics.LearnMetrics(metrics.new_registry())
-        metrics.watch_process(series.registry)
         traces = open_traces(settings, "learn")
+        opened.callback(traces.close)
         tracks = None
         if settings.trace.endpoint:
             tracks = Tracks(
@@ -366,7 +406,6 @@ def run(settings: Settings) -> int:
                 receive=lambda record, at: received(record, now=at, redact=redact),
                 fates=lambda said: fates(state / "store.db", said),
             )
-        status = state / "learn.status.json"
         loop = Loop(
             settings=settings,
             core=core,
@@ -377,11 +416,7 @@ def run(settings: Settings) -> int:
             tracks=tracks,
         )
         core.tell_to(loop.tell)
-        core.follow(clock.now())
-        probes = ProbeServer(
-            settings.learn.host, settings.learn.port, series.registry, loop.ready, status=status.read_bytes
-        )
-        probes.start()
+        running.append(loop)
         log.info("learning; probes and metrics at http://%s:%s", settings.learn.host, probes.port)
         try:
             while not stop.event.is_set():
@@ -390,8 +425,4 @@ def run(settings: Settings) -> int:
         finally:
             if core.round is not None:
                 core.round.kill()
-            probes.stop()
-            traces.close()
-            store.close()
-            event_log.close()
     return stop.exit_code

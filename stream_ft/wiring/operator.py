@@ -252,7 +252,7 @@ def _lowered(sentence: str) -> str:
 
 
 def _registry(settings: Settings) -> Registry:
-    return Registry(settings.state_path() / "registry")
+    return Registry(settings.registry_path())
 
 
 def _open(settings: Settings) -> EventLog:

@@ -7,11 +7,20 @@ log.
 
 from __future__ import annotations
 
+import logging
+
 from stream_ft import failpoints
+from stream_ft.errors import MessageTooLargeError, StoreFullError
 from stream_ft.ports import EventLog, Headers, Outgoing
 from stream_ft.replay.store import Store
 
+log = logging.getLogger("stream_ft.learn.outbox")
+
 LIMIT = 500
+BEGINNING = 4_096
+"""Bytes that are kept of a dead letter too large for its topic."""
+CUT_FROM = "stream_ft.cut_from_bytes"
+"""Header of such a letter: how many bytes it had."""
 ORIGIN = ("__connect.errors.topic", "__connect.errors.partition", "__connect.errors.offset")
 Origin = tuple[bytes, ...]
 
@@ -51,7 +60,7 @@ class Publisher:
             self._published = None
             failpoints.hit("outbox.before_publish")
             if fresh:
-                self._log.append(fresh)
+                self._append(fresh)
             failpoints.hit("outbox.after_publish")
             self._store.outbox_done([row for row, _ in batch])
             self._published = published
@@ -65,10 +74,34 @@ class Publisher:
         origin = origin_of(message.headers)
         return not origin or not self._published or origin not in self._published
 
+    def _append(self, messages: list[Outgoing]) -> None:
+        """Append them all; one that the log does not take goes there with its beginning alone."""
+        while True:
+            try:
+                self._log.append(messages)
+            except MessageTooLargeError as error:
+                message = messages[error.index]
+                if len(message.value) <= BEGINNING:
+                    raise StoreFullError(error.message, error.remedy) from error
+                log.error("%s Its first %d bytes are published. %s", error.message, BEGINNING, error.remedy)
+                cut = (CUT_FROM, str(len(message.value)).encode())
+                messages[error.index] = Outgoing(
+                    topic=message.topic,
+                    key=message.key,
+                    value=message.value[:BEGINNING],
+                    headers=(*message.headers, cut),
+                )
+            else:
+                return
+
     def _tail(self) -> set[Origin]:
         first, end = self._log.bounds(self._topic, 0)
-        start = max(first, end - 2 * LIMIT)
-        return {origin_of(record.headers) for record in self._log.read(self._topic, 0, start, 2 * LIMIT)} - {()}
+        offset = max(first, end - 2 * LIMIT)
+        found: set[Origin] = set()
+        while records := self._log.read(self._topic, 0, offset, 2 * LIMIT):
+            found |= {origin_of(record.headers) for record in records}
+            offset = records[-1].offset + 1
+        return found - {()}
 
 
 def origin_of(headers: Headers) -> Origin:

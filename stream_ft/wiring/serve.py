@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
 from stream_ft.model.base import resolve
 from stream_ft.parent import follow_parent
-from stream_ft.ports import EventLog
+from stream_ft.ports import Brokered, EventLog
 from stream_ft.release import state_file
 from stream_ft.release.registry import Registry
 from stream_ft.replay.fate import fates
@@ -36,7 +37,7 @@ from stream_ft.serve.recent import Recent
 from stream_ft.serve.slots import Answer, Slots
 from stream_ft.serve.trial import Trials
 from stream_ft.wiring import encoding, genesis, learner_status
-from stream_ft.wiring.broker import open_event_log
+from stream_ft.wiring.broker import open_event_log, until_reached
 from stream_ft.wiring.commanding import give
 from stream_ft.wiring.otel import open_traces
 from stream_ft.wiring.probes import bind
@@ -48,6 +49,8 @@ log = logging.getLogger("stream_ft.serve")
 DRAIN_S = 10
 """Requests that are under way when the process is told to end may take this long."""
 POLL_S = 0.1
+PATIENCE_S = 2.0
+"""A broker that does not answer holds nothing up for longer."""
 KEPT = "serve.state"
 """File of the state folder with the control log as this process last folded it."""
 
@@ -72,12 +75,15 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
     with ExitStack() as open_parts:
         open_parts.enter_context(FolderLock(state / "serve.lock", "stream-ft serve"))
         listener = open_parts.enter_context(bind(settings.serve.host, settings.serve.port))
-        event_log = open_event_log(settings, writes=["serve"])
+        event_log = open_event_log(settings, writes=["serve"], patience_s=PATIENCE_S)
         open_parts.callback(event_log.close)
+        if isinstance(event_log, Brokered):
+            event_log.connect()  # while the model is loaded
         port: int = listener.getsockname()[1]
         service = Service(settings, state, event_log, replica=f"serve@{socket.gethostname()}:{port}")
         open_parts.callback(service.close)
-        service.start()
+        if not until_reached(service.begin, stop=stop.event):
+            return stop.exit_code
         server = HttpServer(service.app, listener)
         open_parts.callback(server.close)
         server.start()
@@ -109,13 +115,7 @@ class Service:
         model = settings.model.name
         base = resolve(settings.model.base)
         engine = encoding.open_engine(settings, base, serving=True)
-        registry = Registry(state / "registry")
-        try:
-            genesis.ensure(event_log, registry, base, model=model, dim=engine.dim, now=clock.now())
-        except StreamFTError as error:
-            if not (state / KEPT).exists():
-                raise
-            log.error("the control log is away; the last good version is served: %s", error)
+        registry = Registry(settings.registry_path())
         series = metrics.ServeMetrics(metrics.new_registry())
         series.queue_limit.set(settings.serve.queue)
         metrics.watch_process(series.registry)
@@ -123,6 +123,9 @@ class Service:
         slots = Slots(engine)
         self._slots = slots
         self._settings = settings
+        self._genesis = partial(genesis.artifacts, registry, base, dim=engine.dim)
+        self._ensure = partial(genesis.ensure, event_log, registry, base, model=model, dim=engine.dim)
+        self._kept = state / KEPT
         self._started = clock.now()
         self.batcher: Batcher[Answer] = Batcher(
             slots.forward,
@@ -170,7 +173,7 @@ class Service:
             publish=self.appender.publish,
             append=self.appender.append,
             parse=lambda record, now: parse(record, now=now),
-            ids=PredictionIds(load_key(Path(settings.serve.key_file or state / "serve.key"))),
+            ids=PredictionIds(load_key(settings.key_path())),
             trials=self._trials,
             catalogue=catalogue,
             recent=Recent(
@@ -221,6 +224,18 @@ class Service:
             "control_offset": self.follower.offset,
             "waiting": self.batcher.waiting,
         }
+
+    def begin(self) -> None:
+        """Start the threads: at once with what was kept, else as soon as the log can be read.
+
+        Raises:
+            StreamFTError: nothing was kept, and the log cannot be read.
+        """
+        if self._kept.exists():
+            self._genesis()  # whoever kept a state has read the log's
+        else:
+            self._ensure(now=SystemClock().now())
+        self.start()
 
     def start(self) -> None:
         """Start the threads."""
