@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from stream_ft.errors import StoreFullError
+from stream_ft.errors import MessageTooLargeError, StoreFullError
 from stream_ft.ports import Outgoing
 from stream_ft.serve.appender import Appender
 from stream_ft.testing import MemoryLog
@@ -151,3 +151,50 @@ def test_a_request_whose_loop_has_ended_is_appended_all_the_same(log: SlowLog, a
     log.open.set()
     assert asyncio.run(appender.append([message("b")])) == [1]
     assert values(log, "feedback") == ["a", "b"]
+
+
+def test_the_capacity_counts_what_a_commit_under_way_holds(log: SlowLog) -> None:
+    """A broker that is away keeps a commit for long; meanwhile no more may wait than were promised to."""
+    appender = Appender(log, capacity=5)
+    log.open.clear()
+    appender.start()
+    assert all(appender.publish(prediction(f"{i}")) for i in range(5))
+    assert log.entered.wait(WAIT_S)
+    assert not appender.publish(prediction("one too many"))
+    log.full = True
+    log.open.set()
+    log.entered.clear()
+    assert log.entered.wait(WAIT_S), "it is tried again"
+    log.full = False
+    appender.close()
+    assert values(log, "predictions") == [f"{i}" for i in range(5)]
+
+
+class NarrowLog(SlowLog):
+    """Takes values of at most five bytes, as a broker takes messages of some size."""
+
+    def append(self, messages: Sequence[Outgoing], *, now: float | None = None) -> list[int]:
+        for index, each in enumerate(messages):
+            if len(each.value) > 5:
+                raise MessageTooLargeError("It is too large.", "Send less.", index=index)
+        return super().append(messages, now=now)
+
+
+def test_a_message_that_the_log_never_takes_holds_up_no_other() -> None:
+    log = NarrowLog()
+    appender = Appender(log)
+    for value in ("p1", "p2 too large", "p3"):
+        appender.publish(prediction(value))
+
+    async def scene() -> list[object]:
+        tasks = [asyncio.create_task(appender.append([message(value)])) for value in ("f1", "f2 too large", "f3")]
+        await asyncio.sleep(0)
+        appender.start()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, second, third = asyncio.run(scene())
+    appender.close()
+    assert (first, third) == ([0], [1])
+    assert isinstance(second, MessageTooLargeError)
+    assert values(log, "predictions") == ["p1", "p3"]
+    assert values(log, "feedback") == ["f1", "f3"]

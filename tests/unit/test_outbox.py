@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from stream_ft.errors import StoreFullError
-from stream_ft.ports import Outgoing
+from stream_ft.errors import MessageTooLargeError, StoreFullError
+from stream_ft.ports import Outgoing, Record
 from stream_ft.replay.store import Store
 from stream_ft.testing import MemoryLog
-from stream_ft.wiring.outbox import ORIGIN, Publisher, origin_of
+from stream_ft.wiring.outbox import BEGINNING, CUT_FROM, ORIGIN, Publisher, origin_of
 
 TOPIC = "stream_ft.m.dlq"
 
@@ -80,3 +81,47 @@ def test_a_message_without_an_origin_is_never_taken_for_another() -> None:
     rows.rows = {0: Outgoing(topic=TOPIC, value=b"y")}
     publisher(log, rows).publish()
     assert published(log) == [b"x", b"y"]
+
+
+class NarrowLog(MemoryLog):
+    """Takes values of at most so many bytes, and gives few records at a time, as a broker does."""
+
+    limit = 10_000
+
+    def append(self, messages: Sequence[Outgoing], *, now: float | None = None) -> list[int]:
+        for index, message in enumerate(messages):
+            if len(message.value) > self.limit:
+                raise MessageTooLargeError("It is too large.", "Raise the limit.", index=index)
+        return super().append(messages, now=now)
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        return super().read(topic, partition, offset, min(limit, 2))
+
+
+def test_a_letter_too_large_for_its_topic_leaves_its_beginning_and_holds_up_no_other() -> None:
+    log, rows = NarrowLog(), Rows(3)
+    origin = rows.rows[1].headers
+    rows.rows[1] = Outgoing(topic=TOPIC, key=b"k", value=b"x" * 20_000, headers=origin)
+    publisher(log, rows).publish()
+    assert rows.rows == {}
+    found = [record for offset in range(3) for record in log.read(TOPIC, 0, offset, 1)]
+    assert [len(record.value) for record in found] == [1, BEGINNING, 1]
+    assert found[1].headers == (*origin, (CUT_FROM, b"20000"))
+    assert found[1].key == b"k"
+
+
+def test_a_log_that_takes_not_even_that_keeps_the_letters_waiting() -> None:
+    log, rows = NarrowLog(), Rows(1)
+    log.limit = 0
+    with pytest.raises(StoreFullError, match="too large"):
+        publisher(log, rows).publish()
+    assert len(rows.rows) == 1
+
+
+def test_a_log_that_gives_little_at_a_time_is_compared_to_its_end() -> None:
+    log, rows = NarrowLog(), Rows(7)
+    log.append([letter(i) for i in range(6)])
+    publisher(log, rows).publish()
+    assert [record.value for offset in range(0, 7, 2) for record in log.read(TOPIC, 0, offset, 2)] == [
+        b"%d" % i for i in range(7)
+    ]
