@@ -70,11 +70,12 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text with every find replaced by its kind: ``[EMAIL*****]``, of the length of what was there."""
-        if not _may_hold(text):
-            return text
-        for kind, find in self._finders:
-            for start, end in reversed(list(find(text))):
-                text = text[:start] + mask(kind, end - start) + text[end:]
+        before = ""
+        while text != before and _may_hold(text):  # what stood against something may be found once that is masked
+            before = text
+            for kind, find in self._finders:
+                for start, end in reversed(list(find(text))):
+                    text = text[:start] + mask(kind, end - start) + text[end:]
         return text
 
     def event(self, event: Event) -> Event:

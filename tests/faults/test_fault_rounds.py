@@ -167,6 +167,7 @@ def test_fault_28_a_round_over_its_time_is_killed(tmp_path: Path, monkeypatch: p
 
 
 def test_fault_28_the_champion_stays_and_the_schedule_backs_off(learner: Start) -> None:
+    others = set(psutil.Process().children())  # a broker that other tests started
     learning = learner(**ROUNDS | {"schedule.interval_s": 5.0})
     # Less than the setting allows, so that no round can ever do with it.
     learning.settings.round = learning.settings.round.model_copy(update={"memory_mb": 1})
@@ -180,7 +181,7 @@ def test_fault_28_the_champion_stays_and_the_schedule_backs_off(learner: Start) 
             learning.step(seconds=0.0)
             assert f"{len(failed)} rounds in a row brought no promotion" in learning.core.learner.decision.reason
         fail_a_round(learning, len(failed) + 1)
-        assert psutil.Process().children() == []
+        assert set(psutil.Process().children()) <= others
         failed.append(learning.clock.now())
         assert learning.loop.ready() == (True, ""), "the learner itself is well"
     assert [later - earlier for earlier, later in pairwise(failed)] == [5, 10, 20, 40]

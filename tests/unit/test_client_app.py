@@ -211,6 +211,6 @@ def test_a_version_whose_head_is_gone_says_so(ready: Serving) -> None:
 
 def test_status_is_what_server_and_learner_say(ready: Serving) -> None:
     found = talk(ready, lambda client: client.status())
-    assert (found.model, found.serve, found.learn) == ("shop", {"version": "v0.0.0"}, None)
+    assert (found.model, found.serve["version"], found.learn) == ("shop", "v0.0.0", None)
     (ready.folder / "learn.status.json").write_text('{"examples": 3}')
     assert talk(ready, lambda client: client.status()).learn == {"examples": 3}
