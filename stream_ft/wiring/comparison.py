@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +16,9 @@ from stream_ft.wiring.curve import LEAST, Curve
 from stream_ft.wiring.frozen import Frozen
 from stream_ft.wiring.quality import WINDOW
 
+SHARE = 0.05
+"""Of the time, for encoding what the frozen copy is asked."""
+
 
 class Comparison:
     """Takes in what was scored.
@@ -22,10 +26,13 @@ class Comparison:
     Args:
         core: whose version is live.
         after: labels after which the copy is frozen; 0 for never.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, core: Core, *, after: int) -> None:
+    def __init__(self, core: Core, *, after: int, clock: Callable[[], float]) -> None:
         self._core = core
+        self._clock = clock
+        self._rest_until = -math.inf
         self._frozen = Frozen(after=after, window=WINDOW, engine=core.engine, registry=core.registry)
         self._frozen.restore(core.store.load("frozen"))
         self._curve = Curve.load(core.store.load("curve"))
@@ -52,8 +59,18 @@ class Comparison:
             core.store.save("frozen", self._frozen.snapshot())
 
     def catch_up(self, limit: int) -> int:
-        """Score up to ``limit`` events that wait to be encoded for the copy; how many that were."""
-        return self._frozen.catch_up(limit)
+        """Score up to ``limit`` events that wait to be encoded for the copy; how many that were.
+
+        Encoding has a small share of the time, because requests may need the same cores: where more events come than
+        that is enough for, the oldest of those that wait are let go, and the rest is a sample.
+        """
+        began = self._clock()
+        if began < self._rest_until:
+            return 0
+        done = self._frozen.catch_up(limit)
+        ended = self._clock()
+        self._rest_until = ended + (ended - began) * (1.0 / SHARE - 1.0)
+        return done
 
     def keep(self) -> None:
         """Keep the curve, if it has grown."""

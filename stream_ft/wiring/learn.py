@@ -101,7 +101,7 @@ class Loop:
         self._happenings: deque[Happening] = deque(maxlen=300)
         self._quality = Quality(series)
         self._gauges = Gauges(settings, core, series)
-        self._comparison = Comparison(core, after=settings.learn.frozen_after)
+        self._comparison = Comparison(core, after=settings.learn.frozen_after, clock=clock.monotonic)
         self._tracks = tracks
         self._tracked = ""
         self._full_until = -math.inf
