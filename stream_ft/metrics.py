@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import product
 
 from prometheus_client import (
     CollectorRegistry,
@@ -78,11 +79,7 @@ def _kinds(registry: CollectorRegistry) -> tuple[partial[Counter], partial[Gauge
 
 
 class ServeMetrics:
-    """Series of the serving process.
-
-    Args:
-        registry: where they are registered; one instance per registry.
-    """
+    """Series of the serving process; one instance per registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -126,10 +123,11 @@ class ServeMetrics:
         self._challenger_failures = counter("stream_ft_challenger_failures",
             "Challengers that could not be loaded, by the step that failed.", ["step"] )
         # fmt: on
-        # Alerts compare rates: a series that begins with its first event has no rate of it.
+        # A series that is born with its first event has no rate of it: alerts would miss it.
         self._swaps.labels("ok", "")
-        for step in ("missing", "hash", "prepare"):
+        for step in (*SWAP_STEPS[1:], "other"):
             self._swaps.labels("failed", step)
+        self._challenger_failures.labels("missing")
 
     def request(self, route: str, code: int) -> None:
         """Count one answer."""
@@ -174,11 +172,7 @@ class ServeMetrics:
 
 
 class LearnMetrics:
-    """Series of the learner.
-
-    Args:
-        registry: where they are registered; one instance per registry.
-    """
+    """Series of the learner; one instance per registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -267,15 +261,18 @@ class LearnMetrics:
         self.paused = gauge("stream_ft_paused", "1 while an operator has paused learning.")
         self.pinned = gauge("stream_ft_pinned", "1 while an operator has pinned the version.")
         # fmt: on
-        # Alerts compare rates: a series that begins with its first event has no rate of it.
-        for kind in EVENT_KINDS:
-            self._events.labels(kind)
-        for limit in LIMITS:
-            self._over.labels(limit)
-        for verdict in VERDICTS:
-            self._rounds.labels("head", verdict)
-        for kind in ("head", "lora", "operator"):
-            self._promotions.labels(kind)
+        # A series that is born with its first event has no rate of it: alerts would miss it.
+        for family, values in (
+            (self._events, EVENT_KINDS),
+            (self._dead, (*DEAD_LETTERS, "other")),
+            (self._over, LIMITS),
+            (self._steps, ("taken", "skipped")),
+            (self._promotions, (*ROUND_KINDS, "operator")),
+        ):
+            for name in values:
+                family.labels(name)
+        for kind, verdict in product(ROUND_KINDS, VERDICTS):
+            self._rounds.labels(kind, verdict)
 
     def event(self, kind: str, count: int = 1) -> None:
         """Count events taken from the log."""

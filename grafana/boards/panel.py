@@ -98,7 +98,11 @@ def scoped(expr: str) -> str:
 
 def as_json(board: Board) -> str:
     """The dashboard as Grafana imports it, the same bytes every time."""
-    return json.dumps(json.loads(json.dumps(_built(board), cls=JSONEncoder)), indent=2, ensure_ascii=False) + "\n"
+    made = json.loads(json.dumps(_built(board), cls=JSONEncoder))
+    for variable in made["templating"]["list"]:
+        for name in ("auto", "auto_min", "auto_count"):  # of interval variables only; the library gives them to all
+            variable.pop(name, None)
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
 def _built(board: Board) -> Any:
