@@ -17,6 +17,7 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import faust
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faust.contrib.asgi import bind_to_running_loop
 from faust.exceptions import FaustError
@@ -42,6 +43,8 @@ MISSING_S = 5.0
 """A record that the broker has and that has not come for so long is asked for again."""
 LOOK_S = 1.0
 """Between two looks at progress and counts."""
+FINISH_S = 5.0
+"""A worker that is told to stop waits so long for what it has sent, to commit that."""
 
 Handle = Callable[[Record], tuple[Outgoing, Event | Reject]]
 """What a record becomes, and the event or the reason. Pure; given by :mod:`stream_ft.wiring`."""
@@ -137,6 +140,7 @@ class Worker:
         self._order = Order()
         self._seen: dict[tuple[str, int], float] = {}
         self._unsettled = 0
+        self._ending = False
         self.app.on_partitions_revoked.connect(self._revoked)
         for name in topics:
             self._agent(name, counts=self._counts if name == feedback else None)
@@ -163,6 +167,7 @@ class Worker:
         except (KafkaError, FaustError) as error:
             raise WorkerError(f"Faust gave up: {type(error).__name__}: {error}.") from error
         finally:
+            await self._finish()
             with contextlib.suppress(asyncio.CancelledError):
                 await self.app.stop()
         if failed.done():
@@ -171,7 +176,10 @@ class Worker:
             raise WorkerError(f"Faust gave up: {self.app.crash_reason!r}.")
 
     def stop(self) -> None:
-        """Let :meth:`run` end. What is not confirmed is read again by whoever comes next."""
+        """Let :meth:`run` end: what was sent is confirmed and committed first, within :data:`FINISH_S`.
+
+        What is not by then is read again by whoever comes next.
+        """
         self._stop.set()
 
     def progress(self) -> Progress:
@@ -188,6 +196,28 @@ class Worker:
         return Progress(assigned=len(assigned), lag=lag, still_s=time.monotonic() - self._moved)
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Take nothing more, and commit what was sent.
+
+        Faust's own stop ends the agents while messages are on their way, and does not commit what was acknowledged
+        since a commit began that is still running: both would be read, and forwarded, again.
+        """
+        self._ending = True
+        consumer: Any = self.app.consumer if self.app.started else None
+        if consumer is None or self.app.crashed:
+            return
+        try:
+            async with asyncio.timeout(FINISH_S):
+                while self._unsettled and not self._failed.done():
+                    await asyncio.sleep(0.01)
+                while await consumer.maybe_wait_for_commit_to_finish():
+                    pass
+                await consumer.commit()
+        except TimeoutError:
+            log.warning("%s messages were not confirmed when the worker had to stop; they come again", self._unsettled)
+        except (KafkaError, FaustError) as error:
+            log.warning("the last commit failed (%r); what it was of comes again", error)
 
     async def _until(self, start: Any) -> None:
         """Wait for Faust to have started, or for the word to stop."""
@@ -208,13 +238,13 @@ class Worker:
             settling = asyncio.create_task(self._settle(pending))
             try:
                 async for event in _events(stream):
-                    if not await self._in_order(event.message):
+                    if self._ending or not await self._in_order(event.message):
                         continue
                     record = record_of(event.message)
                     made, outcome = self._made(record)
                     failpoints.hit("forward.before_send")
-                    sent = await self._send(made)
                     self._unsettled += 1
+                    sent = await self._send(made)
                     await pending.put(Pending(event, record, made, outcome, sent))
                     if counts is not None and isinstance(outcome, Feedback):
                         counts.add(outcome)
@@ -244,7 +274,12 @@ class Worker:
         if self._order.knows(place):
             return
         consumer: Any = self.app.consumer
-        first = consumer._committed_offset[tp] or (await consumer.earliest_offsets(tp))[tp] or 0
+        # Asked of the broker: for a while after a rebalance Faust itself does not know yet what is committed.
+        thread = consumer._thread
+        committed = await thread.call_thread(
+            thread._ensure_consumer().committed, TopicPartition(tp.topic, tp.partition)
+        )
+        first = committed or (await consumer.earliest_offsets(tp))[tp] or 0
         if not self._order.knows(place):
             self._order.begin(place, first)
             self._seen[place] = time.monotonic()

@@ -22,6 +22,9 @@ from stream_ft.connectors.kafka import KafkaLog
 from stream_ft.connectors.kafka_link import read_options
 from stream_ft.topics import topic
 
+KILLS = {"forward.before_send": (1, 40), "forward.before_ack": (1, 40), "forward.after_ack": (1, 40)}
+"""The failpoints of a worker, and the hits at which one dies."""
+
 
 class Ingest:
     """Workers of one model.
@@ -150,6 +153,19 @@ class Ingest:
             for records in consumer.poll(timeout_ms=500).values():
                 found += records
         return found
+
+    def behind(self) -> int:
+        """Records of the topics that workers read which are not committed."""
+        names = [self.topic(kind) for kind in ("predictions", "feedback", "labels")]
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.address, group_id=f"stream_ft.{self.model}.ingest", enable_auto_commit=False
+        )
+        try:
+            places = [TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name)]
+            ends = consumer.end_offsets(places)
+            return sum(ends[place] - (consumer.committed(place) or 0) for place in places)
+        finally:
+            consumer.close()
 
     def wait_for_records(self, kind: str, count: int, seconds: float = 60.0) -> list[Any]:
         """The records of a topic once there are so many."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from house import House, wait_for
+from ingest_house import KILLS as INGEST_KILLS
 
 from stream_ft import failpoints
 from stream_ft.model.heads import Head
@@ -76,8 +77,9 @@ class Feed:
 
 
 def test_every_failpoint_is_killed_at() -> None:
-    assert {name for _, name, _ in CASES} == set(failpoints.NAMES)
-    assert all(len(hits) == 2 for points in KILLS.values() for hits in points.values())
+    points = [*KILLS.values(), INGEST_KILLS]  # the latter in test_fault_ingest.py
+    assert {name for each in points for name in each} == set(failpoints.NAMES)
+    assert all(len(hits) == 2 for each in points for hits in each.values())
 
 
 @pytest.mark.parametrize(("role", "name", "hit"), CASES, ids=[f"{name}-{hit}" for _, name, hit in CASES])

@@ -63,10 +63,26 @@ def test_a_backlog_is_drained_and_what_is_refused_is_kept(tmp_path: Path, kafka_
         begun = time.monotonic()
         assert ingest.stop() == 143
         assert time.monotonic() - begun < 10
+        assert ingest.behind() == 0
         ingest.publish([labelled(1000)])
         ingest.start()
         again = ingest.wait_for_records("events", len(events) + 1)
         assert len(again) == len(events) + 1  # what was acknowledged is not read again
+        assert ingest.stop() == 143
+
+
+@pytest.mark.slow
+def test_a_worker_stopped_in_the_middle_commits_what_it_forwarded(tmp_path: Path, kafka_address: str) -> None:
+    with Ingest(tmp_path, kafka_address) as ingest:
+        ingest.publish([feedback(n) for n in range(3_000)])
+        ingest.start()
+        ingest.wait_for_records("events", 1)
+        assert ingest.stop() == 143
+        forwarded = ingest.read("events")
+        assert len(forwarded) == len(placed(forwarded)) == 3_000 - ingest.behind()
+        ingest.start()
+        ingest.wait_for_records("events", 3_000)
+        assert len(ingest.read("events")) == len(placed(ingest.read("events"))) == 3_000
         assert ingest.stop() == 143
 
 
