@@ -12,6 +12,9 @@ from stream_ft.errors import ConfigError, StoreFullError
 APPLICATION_ID = 0x73747246
 """Marks the file as ours, so that a foreign database is not written into."""
 FORMAT = 1
+CACHE_KB = 65_536
+CHECKPOINT_PAGES = 8_000
+"""Pages of 4 KiB that the WAL may hold before they are written back."""
 
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -86,6 +89,10 @@ def _prepare(db: sqlite3.Connection, path: Path | str) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     # NORMAL would lose the last commits when power goes: an acknowledged offset must not come back.
     db.execute("PRAGMA synchronous=FULL")
+    # Identities and digests are random, so a transaction touches pages all over the file: they must fit, or they are
+    # written twice, and the same page is worth writing back only after many transactions.
+    db.execute(f"PRAGMA cache_size=-{CACHE_KB}")
+    db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     if not tables:
         db.executescript(
             f"BEGIN; {TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"

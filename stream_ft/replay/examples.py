@@ -84,11 +84,18 @@ class Examples:
         self._per_class: Counter[str] = Counter()
         self._held: set[int] = set()
         self._near = NearDuplicates()
+        self._new: dict[int, tuple[Any, ...]] = {}
+        """Rows that are not written yet."""
+        self._fresh: dict[int, Example] = {}
+        """Those of the changed that are as they were inserted: they need not be read back."""
+        self._gone: list[tuple[int]] = []
         self._changed: set[int] = set()
         self._evicted: dict[int, None] = {}
-        for values in self._db.execute(
+        rows = self._db.execute(
             "SELECT id, claim, digest, correction, trust, time, tie, holdout, input FROM examples ORDER BY id"
-        ):
+        ).fetchall()
+        self.prepare(normalise(values[-1]) for values in rows)
+        for values in rows:
             id, claim, digest, correction, trust, time, tie, holdout, text = values
             row = Row(
                 id=id, claim=claim, digest=digest, correction=_correction(correction), trust=trust, time=time, tie=tie,
@@ -124,6 +131,7 @@ class Examples:
 
     def by_trust(self, fresh_after: int) -> dict[tuple[int, bool], int]:
         """Training examples by trust, and by whether their ``seq`` is greater than ``fresh_after``."""
+        self.flush()
         rows = self._db.execute(
             "SELECT trust, seq > ?, count(*) FROM examples WHERE holdout = 0 GROUP BY 1, 2", (fresh_after,)
         )
@@ -149,9 +157,23 @@ class Examples:
 
     def take(self) -> tuple[list[Example], list[int]]:
         """New and revised examples, and the ids of those that left, since the last call."""
-        changed, evicted = self.get(self._changed), list(self._evicted)
-        self._changed, self._evicted = set(), {}
-        return changed, evicted
+        changed = [*self._fresh.values(), *self.get(self._changed - self._fresh.keys())]
+        evicted = list(self._evicted)
+        self._changed, self._fresh, self._evicted = set(), {}, {}
+        return sorted(changed, key=lambda example: example.seq), evicted
+
+    def flush(self) -> None:
+        """Write what came and went."""
+        if self._gone:
+            self._db.executemany("DELETE FROM examples WHERE id = ?", self._gone)
+            self._gone = []
+        if self._new:
+            self._db.executemany("INSERT INTO examples VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", self._new.values())
+            self._new = {}
+
+    def prepare(self, normalised: Iterable[str]) -> None:
+        """Make ready for texts that claims will be about."""
+        self._near.prepare(normalised)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -207,6 +229,7 @@ class Examples:
         same = structs.replace(row, claim=claim.id, trust=claim.trust, time=claim.time, tie=claim.tie)
         if same == row:
             return
+        self._changing(row.id)
         self._update(same, claim)
         if embedding is not None and base == self._neighbourhood.base:
             self._db.execute("UPDATE examples SET embedding = ?, base = ? WHERE id = ?", (embedding, base, row.id))
@@ -220,6 +243,7 @@ class Examples:
             row, correction=claim.correction, trust=claim.trust, time=claim.time, tie=claim.tie, claim=claim.id
         )
         self.seq += 1
+        self._changing(row.id)
         self._update(new, claim)
         self._db.execute("UPDATE examples SET seq = ? WHERE id = ?", (self.seq, row.id))
         if not row.holdout:
@@ -243,7 +267,9 @@ class Examples:
         else:
             self._count(row.label, -1)
             self._sampler.discard(id)
-        self._db.execute("DELETE FROM examples WHERE id = ?", (id,))
+        if self._new.pop(id, None) is None:
+            self._gone.append((id,))
+        self._fresh.pop(id, None)
         if why:
             self._claims.drop(row.claim, why, by)
         self._changed.discard(id)
@@ -260,6 +286,7 @@ class Examples:
     def set_embeddings(self, base: str, rows: Sequence[tuple[int, bytes]]) -> None:
         """Take embeddings under a base, which is the base of the neighbourhood from now on."""
         known = [(embedding, base, id) for id, embedding in rows if id in self._rows]
+        self._changing(*(id for _, _, id in known))
         self._db.executemany("UPDATE examples SET embedding = ?, base = ? WHERE id = ?", known)
         if base != self._neighbourhood.base:
             self._adopt(base)
@@ -278,6 +305,7 @@ class Examples:
     def _adopt(self, base: str) -> None:
         self._neighbourhood.reset(base)
         if base:
+            self.flush()
             for id, embedding in self._db.execute("SELECT id, embedding FROM examples WHERE base = ?", (base,)):
                 self._place(self._rows[id], embedding, base)
 
@@ -289,6 +317,12 @@ class Examples:
             self._held.add(row.id)
         else:
             self._count(row.label, 1)
+
+    def _changing(self, *ids: int) -> None:
+        """What is to be updated must be in its table, and be read back from there."""
+        self.flush()
+        for id in ids:
+            self._fresh.pop(id, None)
 
     def _replace(self, row: Row) -> None:
         self._rows[row.id] = row
@@ -312,14 +346,29 @@ class Examples:
 
     def _insert(self, row: Row, claim: Claim, embedding: bytes | None, base: str) -> None:
         self.seq += 1
-        self._db.execute(
-            "INSERT INTO examples VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                row.id, self.seq, row.claim, row.digest, claim.input, pack(row.correction), claim.source, claim.trust,
-                1.0, claim.time, claim.tie, claim.appended_at, row.holdout, embedding,
-                base if embedding is not None else "", claim.predicted, claim.version, claim.covers,
-            ),
+        base = base if embedding is not None else ""
+        self._new[row.id] = (
+            row.id, self.seq, row.claim, row.digest, claim.input, pack(row.correction), claim.source, claim.trust,
+            1.0, claim.time, claim.tie, claim.appended_at, row.holdout, embedding, base, claim.predicted,
+            claim.version, claim.covers,
         )  # fmt: skip
+        self._fresh[row.id] = Example(
+            seq=self.seq,
+            id=row.id,
+            input=claim.input,
+            correction=row.correction,
+            source=claim.source,
+            trust=claim.trust,
+            weight=1.0,
+            time=claim.time,
+            accepted_at=claim.appended_at,
+            holdout=row.holdout,
+            embedding=embedding,
+            embedding_base=base,
+            predicted=claim.predicted,
+            predicted_version=claim.version,
+            covers=claim.covers,
+        )
         self._changed.add(row.id)
 
     def _update(self, row: Row, claim: Claim) -> None:
@@ -335,6 +384,7 @@ class Examples:
             self._claims.trains(claim.id)  # the claim that it rested on so far may be forgotten before this one
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Example]:
+        self.flush()
         return [_example(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM examples {where}", values)]
 
 

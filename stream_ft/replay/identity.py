@@ -50,10 +50,12 @@ class Identities:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._new: dict[int, list[tuple[bytes, bytes, str, str]]] = {}
         self._days = [day for (day,) in db.execute("SELECT day FROM days ORDER BY day DESC")]
 
     def known(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """Digest of the bytes that came under each of these names, where any did."""
+        self.flush()
         found: dict[bytes, bytes] = {}
         for day in self._days:
             for start in range(0, len(names), _CHUNK):
@@ -63,7 +65,10 @@ class Identities:
         return found
 
     def add(self, name: bytes, digest: bytes, *, source: str, id: str, appended_at: float) -> None:
-        """Remember an event that was taken; the place stands for the id of one that has none."""
+        """Remember an event that was taken, from the next :meth:`flush` on.
+
+        The place stands for the id of one that has none.
+        """
         day = max(0, int(appended_at // DAY))
         if day not in self._days:
             self._db.execute(
@@ -72,10 +77,17 @@ class Identities:
             )
             self._db.execute("INSERT INTO days VALUES(?)", (day,))
             self._days = sorted([*self._days, day], reverse=True)
-        self._db.execute(f"INSERT INTO ids_{day} VALUES(?,?,?,?)", (name, digest, source, id))
+        self._new.setdefault(day, []).append((name, digest, source, id))
+
+    def flush(self) -> None:
+        """Write what was remembered."""
+        for day, rows in self._new.items():
+            self._db.executemany(f"INSERT INTO ids_{day} VALUES(?,?,?,?)", rows)
+        self._new = {}
 
     def expire(self, before: float) -> None:
         """Drop the tables of days that ended before a time."""
+        self.flush()
         for day in [day for day in self._days if (day + 1) * DAY <= before]:
             self._db.execute(f"DROP TABLE ids_{day}")
             self._db.execute("DELETE FROM days WHERE day = ?", (day,))

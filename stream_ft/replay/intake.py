@@ -8,12 +8,13 @@ from typing import Literal
 
 from stream_ft import original
 from stream_ft.dead_letters import dead_letter
-from stream_ft.events import Feedback, LabelCorrection, Prediction, Reject, SpanCorrection
+from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, Reject, SpanCorrection
 from stream_ft.ports import Record
 from stream_ft.replay.applied import Applied, Item, Memory, Scored
 from stream_ft.replay.claims import Claims
 from stream_ft.replay.examples import Examples
 from stream_ft.replay.identity import Identities, name_of, name_of_place, place_of, place_text
+from stream_ft.replay.issued import Predictions
 from stream_ft.replay.join import Claim, judged, rated, tie_of, time_of, trust_of, value_of
 from stream_ft.replay.neardup import digest, normalise
 from stream_ft.replay.outbox import Outbox
@@ -62,6 +63,8 @@ class Intake:
         self._claims = claims
         self._examples = examples
         self._identities = identities
+        self._predictions = Predictions(db)
+        self._texts: dict[str, tuple[str, bytes]] = {}
         self._parked = parked
         self._outbox = outbox
         self._labels = labels
@@ -90,8 +93,47 @@ class Intake:
         """Take in items, in the order of each partition."""
         names = [self._name(item) for item in items]
         self._known = self._identities.known([name for name in names if name is not None])
+        self._prepare([item for item, name in zip(items, names, strict=True) if name not in self._known])
         for item, name in zip(items, names, strict=True):
             self._take(item, name)
+
+    def _prepare(self, items: Sequence[Item]) -> None:
+        """Look up at once what the items will need one by one: a statement costs more than a row."""
+        issued: dict[str, str] = {}
+        named: list[str] = []
+        keys: list[str] = []
+        texts: dict[str, None] = {}
+        for item in items:
+            event = item.event
+            if isinstance(event, Prediction):
+                issued[event.id] = event.input
+            elif isinstance(event, Feedback):
+                named.append(event.prediction_id)
+            elif isinstance(event, LabelledEvent) and trust_of(event) > 0:
+                keys.append(self._key(event, item.record))
+                texts[event.input] = None
+        self._predictions.expect([*dict.fromkeys([*issued, *named])])
+        for id in named:
+            found = self._predictions.get(id)
+            text = issued.get(id) if found is None else found.input
+            if text is not None:
+                keys.append(f"p:{id}")
+                texts[text] = None
+        for text in texts:
+            normalised = normalise(text)
+            self._texts[text] = normalised, digest(normalised)
+        self._examples.prepare(normalised for normalised, _ in self._texts.values())
+        self._claims.expect(keys, [digest for _, digest in self._texts.values()])
+
+    def _digest(self, text: str) -> bytes:
+        known = self._texts.get(text)
+        return digest(normalise(text)) if known is None else known[1]
+
+    @staticmethod
+    def _key(event: LabelledEvent, record: Record) -> str:
+        """What the claim of a labelled event is kept under."""
+        name = name_of(event)
+        return f"e:{name.hex()}" if name is not None else f"e:{tie_of(event, record)}"
 
     def finish(self) -> tuple[Applied, Memory]:
         """Let expire what is past its time, evict what is contradicted, and say what was done."""
@@ -104,6 +146,8 @@ class Intake:
         self._expire()
         self._examples.settle()
         examples, evicted = self._examples.take()
+        for part in (self._predictions, self._claims, self._examples, self._identities):
+            part.flush()
         before = self._before
         memory = Memory(
             seq=self._examples.seq,
@@ -231,15 +275,7 @@ class Intake:
 
     def _prediction(self, record: Record, event: Prediction) -> None:
         self._predicted.append(record.appended_at)
-        written = self._db.execute(
-            "INSERT OR IGNORE INTO predictions(id, appended_at, time, version, base, input, output, embedding)"
-            " VALUES(?,?,?,?,?,?,?,?)",
-            (
-                event.id, self._kept_from(record), time_of(event, record), event.version, event.base, event.input,
-                event.output, event.embedding,
-            ),
-        ).rowcount  # fmt: skip
-        if not written:
+        if not self._predictions.add(event, appended_at=self._kept_from(record), time=time_of(event, record)):
             self._refuse(record, "join", "conflict", "Another prediction has this id.")
             self._events -= 1
             return
@@ -249,15 +285,12 @@ class Intake:
 
     def _feedback(self, waiting: Waiting, event: Feedback) -> None:
         record = waiting.record
-        found = self._db.execute(
-            "SELECT row, version, base, input, output, embedding, scored FROM predictions WHERE id = ?",
-            (event.prediction_id,),
-        ).fetchone()
+        found = self._predictions.get(event.prediction_id)
         if found is None:
             self._parked.add("orphan", event.prediction_id, waiting)
             self._orphans += 1
             return
-        row, version, base, text, output, embedding, scored = found
+        text, output = found.input, found.output
         if (rating := rated(event)) is not None and not self._is_quarantined(event.source, record.appended_at):
             self._ratings.append(rating)
         right = judged(event, output)
@@ -269,16 +302,16 @@ class Intake:
             self._events -= 1
             return
         set_aside = self._is_quarantined(event.source, record.appended_at)
-        if not scored and not set_aside:
-            self._db.execute("UPDATE predictions SET scored = 1 WHERE row = ?", (row,))
+        if not found.scored and not set_aside:
+            self._predictions.score(event.prediction_id, found)
             label = None if correction is None else value_of(correction)
-            self._scored.append(Scored(version=version, correct=right, covers=False, label=label, output=output))
+            self._scored.append(Scored(version=found.version, correct=right, covers=False, label=label, output=output))
         if event.kind == "accept" or self._waits(waiting, correction):
             return
         self._claim(
             Claim(
                 key=f"p:{event.prediction_id}",
-                digest=digest(normalise(text)),
+                digest=self._digest(text),
                 input=text,
                 correction=correction,
                 source=event.source,
@@ -287,11 +320,11 @@ class Intake:
                 tie=tie_of(event, record),
                 appended_at=record.appended_at,
                 predicted=output,
-                version=version,
+                version=found.version,
                 quarantined=set_aside,
             ),
-            embedding,
-            base,
+            found.embedding,
+            found.base,
         )
 
     def _labelled(self, waiting: Waiting, *, again: bool = False) -> None:
@@ -320,11 +353,10 @@ class Intake:
             self.allow(event.correction.label, "label_topic")
         elif not trusted and self._waits(waiting, event.correction):
             return
-        name = name_of(event)
         self._claim(
             Claim(
-                key=f"e:{name.hex()}" if name is not None else f"e:{tie_of(event, record)}",
-                digest=digest(normalise(event.input)),
+                key=self._key(event, record),
+                digest=self._digest(event.input),
                 input=event.input,
                 correction=event.correction,
                 source=event.source,
@@ -362,8 +394,8 @@ class Intake:
     def _embedding_of(self, claim: Claim) -> tuple[bytes | None, str]:
         if not claim.key.startswith("p:"):
             return None, ""
-        found = self._db.execute("SELECT embedding, base FROM predictions WHERE id = ?", (claim.key[2:],)).fetchone()
-        return (None, "") if found is None else (found[0], found[1])
+        found = self._predictions.get(claim.key[2:])
+        return (None, "") if found is None else (found.embedding, found.base)
 
     def _is_quarantined(self, source: str, appended_at: float) -> bool:
         return any(
@@ -390,11 +422,8 @@ class Intake:
         if horizon <= 0:
             return
         self._identities.expire(horizon)
-        self._db.execute(
-            "DELETE FROM predictions WHERE row IN"
-            " (SELECT row FROM predictions WHERE appended_at < ? ORDER BY appended_at LIMIT ?)",
-            (horizon, CLEAN),
-        )
+        self._predictions.expire(horizon, CLEAN)
+        self._examples.flush()
         self._claims.expire(horizon, CLEAN)
 
     def _refuse(self, record: Record, stage: Stage, reason: str, detail: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,8 @@ BUCKET = 64
 
 Signature = npt.NDArray[np.uint32]
 _RNG = np.random.Generator(np.random.PCG64(20_170_101))  # fixed: a restart must find the same bands
-_A = _RNG.integers(0, 2**64, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
-_B = _RNG.integers(0, 2**64, BANDS * ROWS, dtype=np.uint64)
+_A = _RNG.integers(0, 2**32, BANDS * ROWS, dtype=np.uint32) | np.uint32(1)
+_B = _RNG.integers(0, 2**32, BANDS * ROWS, dtype=np.uint32)
 _MIX = _RNG.integers(0, 2**64, (BANDS, ROWS), dtype=np.uint64) | np.uint64(1)
 _SALT = _RNG.integers(0, 2**64, BANDS, dtype=np.uint64)
 _PLACES = _RNG.integers(0, 2**64, GRAM, dtype=np.uint64) | np.uint64(1)
@@ -47,17 +47,33 @@ def digest(normalised: str) -> bytes:
     return hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-@lru_cache(maxsize=8_192)
-def _kept(character: str) -> bool:
-    return unicodedata.category(character)[0] not in "PSZC"
+class _Letters(dict[int, int | None]):
+    """For ``str.translate``: leaves out what is no letter, mark or number."""
+
+    def __missing__(self, code: int) -> int | None:
+        kept = self[code] = None if unicodedata.category(chr(code))[0] in "PSZC" else code
+        return kept
+
+
+_LETTERS = _Letters()
+TOGETHER = 32
+"""Texts of which signatures are made at once: bounds the memory of one product."""
 
 
 def grams(normalised: str) -> npt.NDArray[np.uint64]:
     """Hashes of the character n-grams, ``[N]``, sorted, each once. Punctuation and white space do not count."""
-    letters = "".join(filter(_kept, normalised[:LONGEST])) or normalised[:LONGEST]
+    return np.unique(_hashed(_letters(normalised)))
+
+
+def _letters(normalised: str) -> str:
+    """What is compared of a text, at least one n-gram long."""
+    cut = normalised[:LONGEST]
+    return (cut.translate(_LETTERS) or cut).ljust(GRAM, "\0")
+
+
+def _hashed(letters: str) -> npt.NDArray[np.uint64]:
+    """Hash of the n-gram that begins at each place."""
     codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
-    if len(codes) < GRAM:
-        codes = np.pad(codes, (0, GRAM - len(codes)))
     count = len(codes) - GRAM + 1
     hashed = np.zeros(count, np.uint64)
     for place in range(GRAM):
@@ -65,13 +81,35 @@ def grams(normalised: str) -> npt.NDArray[np.uint64]:
     hashed ^= hashed >> np.uint64(31)
     hashed *= np.uint64(0xBF58476D1CE4E5B9)
     hashed ^= hashed >> np.uint64(29)
-    return np.unique(hashed)
+    return hashed
 
 
 def signature(hashed: npt.NDArray[np.uint64]) -> Signature:
     """MinHash signature ``[BANDS * ROWS]`` of a set of n-grams."""
-    sketch: Signature = ((hashed[:, None] * _A + _B) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    sketch: Signature = _products(hashed).min(axis=0)
     return sketch
+
+
+def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
+    """Signatures ``[N, BANDS * ROWS]`` of normalised texts, as :func:`signature` makes them of their n-grams."""
+    sketches = np.empty((len(texts), BANDS * ROWS), np.uint32)
+    for start in range(0, len(texts), TOGETHER):
+        letters = [_letters(text) for text in texts[start : start + TOGETHER]]
+        ends = np.cumsum([len(each) for each in letters])
+        hashed = _hashed("".join(letters))
+        inside = np.ones(len(hashed) + GRAM - 1, np.bool_)
+        for back in range(1, GRAM):
+            inside[ends - back] = False  # an n-gram that begins there would reach into the next text
+        begins = np.concatenate(([0], ends[:-1] - (GRAM - 1) * np.arange(1, len(letters))))
+        products = _products(hashed[inside[: len(hashed)]])
+        np.minimum.reduceat(products, begins, axis=0, out=sketches[start : start + TOGETHER])
+    return sketches
+
+
+def _products(hashed: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    low: npt.NDArray[np.uint32] = hashed.astype(np.uint32)
+    products: npt.NDArray[np.uint32] = low[:, None] * _A + _B
+    return products
 
 
 def similarity(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> float:
@@ -80,9 +118,10 @@ def similarity(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> f
     return both / (len(left) + len(right) - both)
 
 
-def _bands(sketch: Signature) -> list[int]:
-    rows = sketch.reshape(BANDS, ROWS).astype(np.uint64)
-    keys: list[int] = ((rows * _MIX).sum(axis=1, dtype=np.uint64) ^ _SALT).tolist()
+def _bands(sketches: npt.NDArray[np.uint32]) -> list[list[int]]:
+    """The buckets in which each signature of ``[N, BANDS * ROWS]`` lies."""
+    rows = sketches.reshape(-1, BANDS, ROWS).astype(np.uint64)
+    keys: list[list[int]] = ((rows * _MIX).sum(axis=2, dtype=np.uint64) ^ _SALT).tolist()
     return keys
 
 
@@ -92,25 +131,34 @@ class NearDuplicates:
     def __init__(self) -> None:
         self._texts: dict[int, str] = {}
         self._sketches: dict[int, Signature] = {}
+        self._bands: dict[int, list[int]] = {}
         self._buckets: dict[int, list[int]] = {}
-        self._latest = ("", grams(""), signature(grams("")))
+        self._prepared: dict[str, tuple[Signature, list[int]]] = {}
 
     def __len__(self) -> int:
         return len(self._texts)
 
+    def prepare(self, normalised: Iterable[str]) -> None:
+        """Make ready for these texts, which will be asked for or added: all at once costs a fraction."""
+        texts = list(dict.fromkeys(normalised))
+        sketches = signatures(texts)
+        self._prepared = dict(zip(texts, zip(sketches, _bands(sketches), strict=True), strict=True))
+
     def add(self, id: int, normalised: str) -> None:
         """Retain a text under a new id."""
-        _, sketch = self._sketch(normalised)
+        sketch, bands = self._sketch(normalised)
         self._texts[id] = normalised
-        self._sketches[id] = sketch
-        for key in _bands(sketch):
+        self._sketches[id] = sketch.copy()  # not a view that keeps all that were prepared with it
+        self._bands[id] = bands
+        for key in bands:
             self._buckets.setdefault(key, []).append(id)
 
     def remove(self, id: int) -> None:
         """Forget an id; unknown ones are ignored."""
         if self._texts.pop(id, None) is None:
             return
-        for key in _bands(self._sketches.pop(id)):
+        del self._sketches[id]
+        for key in self._bands.pop(id):
             bucket = self._buckets[key]
             bucket.remove(id)
             if not bucket:
@@ -118,26 +166,28 @@ class NearDuplicates:
 
     def near(self, normalised: str, threshold: float = NEAR) -> list[tuple[int, float]]:
         """``(id, similarity)`` of retained texts at or above ``threshold``, most similar first, then oldest id."""
-        own, sketch = self._sketch(normalised)
+        sketch, bands = self._sketch(normalised)
         candidates: set[int] = set()
-        for key in _bands(sketch):
-            candidates.update(self._buckets.get(key, ())[-BUCKET:])
+        for key in bands:
+            if (bucket := self._buckets.get(key)) is not None:
+                candidates.update(bucket[-BUCKET:])
         if not candidates:
             return []
         ids = sorted(candidates)
         shared = np.mean(np.stack([self._sketches[i] for i in ids]) == sketch, axis=1)
         found = []
+        own = None
         for id, estimate in zip(ids, shared.tolist(), strict=True):
             # Three standard errors below the threshold: what is nearer is compared exactly.
             if estimate >= threshold - 0.18:
+                own = grams(normalised) if own is None else own
                 exact = similarity(own, grams(self._texts[id]))
                 if exact >= threshold:
                     found.append((id, exact))
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
-    def _sketch(self, normalised: str) -> tuple[npt.NDArray[np.uint64], Signature]:
-        """N-grams and signature; those of the latest text are kept, since what is looked up is then added."""
-        if self._latest[0] != normalised:
-            own = grams(normalised)
-            self._latest = (normalised, own, signature(own))
-        return self._latest[1:]
+    def _sketch(self, normalised: str) -> tuple[Signature, list[int]]:
+        """Signature and buckets; made together for what was prepared."""
+        if normalised not in self._prepared:
+            self.prepare([normalised])
+        return self._prepared[normalised]

@@ -127,22 +127,23 @@ class BalancedReservoir:
         self._capacity = capacity
         self._seed = seed
         self._classes: dict[str, _Ranked] = {}
+        self._sizes: dict[str, int] = {}
         self._labels: dict[int, str] = {}
 
     def offer(self, id: int, label: str) -> int | None:
         """See :class:`Sampler`."""
-        before = len(self._classes.get(label, ()))
+        before = self._sizes.get(label, 0)
         full = len(self._labels) >= self._capacity
         self._add(id, label)
         if not full:
             return None
-        largest = max(map(len, self._classes.values()))
+        largest = max(self._sizes.values())
         # One short of the largest is as large: or classes of equal size would take turns in making room.
         if before > 0 and before + 1 >= largest:
             _, evicted = self._classes[label].top()
         else:
             _, evicted = max(
-                ranked.top() for name, ranked in self._classes.items() if len(ranked) == largest and name != label
+                self._classes[name].top() for name, size in self._sizes.items() if size == largest and name != label
             )
         self.discard(evicted)
         return evicted
@@ -153,17 +154,19 @@ class BalancedReservoir:
         if label is None:
             return
         self._classes[label].remove(id)
-        if not len(self._classes[label]):
-            del self._classes[label]
+        self._sizes[label] -= 1
+        if not self._sizes[label]:
+            del self._classes[label], self._sizes[label]
 
     def restore(self, members: Iterable[tuple[int, str]]) -> None:
         """See :class:`Sampler`."""
-        self._classes, self._labels = {}, {}
+        self._classes, self._sizes, self._labels = {}, {}, {}
         for id, label in members:
             self._add(id, label)
 
     def _add(self, id: int, label: str) -> None:
         self._labels[id] = label
+        self._sizes[label] = self._sizes.get(label, 0) + 1
         self._classes.setdefault(label, _Ranked()).add(id, _key(self._seed, id))
 
 

@@ -13,6 +13,7 @@ from stream_ft.replay.neardup import (
     grams,
     normalise,
     signature,
+    signatures,
     similarity,
 )
 
@@ -146,3 +147,9 @@ def test_thousands_of_copies_stay_cheap() -> None:
     for number in range(3_000):
         index.add(number, CHINESE)
     assert 0 < len(index.near(CHINESE)) <= 64
+
+
+def test_signatures_made_together_are_those_made_alone() -> None:
+    texts = ["", "a", "ab", "abc", "🙂👍", CHINESE, *(normalise(sentence(n)) for n in range(70)), "x" * 5_000]
+    for text, sketch in zip(texts, signatures(texts), strict=True):
+        assert (sketch == signature(grams(text))).all(), text
