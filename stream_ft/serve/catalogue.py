@@ -55,6 +55,10 @@ class Listed:
     base: str
     start_head: str
 
+    def logged(self) -> dict[str, object]:
+        """What a log line says of it."""
+        return {"version": self.name, "epoch": self.epoch, "base": self.base, "head": self.start_head}
+
 
 def releases(state: State, limit: int | None = None) -> list[Listed]:
     """The newest ``limit`` releases with their names, oldest first: ``v{base number}.{epoch}.0``."""

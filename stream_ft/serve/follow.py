@@ -26,15 +26,17 @@ from stream_ft.logs import decision
 from stream_ft.metrics import ServeMetrics
 from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
-from stream_ft.model.heads import Head
+from stream_ft.model.mixture import read_head
 from stream_ft.ports import Brokered, Clock, EventLog, Outgoing
 from stream_ft.priority import Pace
 from stream_ft.release import manifest, state_file
 from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
+from stream_ft.release.heads import released
 from stream_ft.serve.ack import Ack
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
 from stream_ft.serve.challenger import Challenger, Failure, OvertakenError, pause_s
+from stream_ft.serve.fresh import Fresh
 from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 
@@ -129,6 +131,7 @@ class Follower:
             metrics=metrics,
             clock=clock,
         )
+        self._fresh = Fresh(model=model, events=log, slots=slots, batcher=batcher, metrics=metrics, dim=engine.dim)
         self._prepared: OrderedDict[str, None] = OrderedDict()
         self._pace = Pace(lambda: batcher.pressed(PRESSED_S))
         self._stop = threading.Event()
@@ -223,6 +226,7 @@ class Follower:
         withdrawn = self._challenger.withdraw(self._state)
         try:
             self._pursue()
+            self._fresh.pursue(self._state)
             tried = self._challenger.pursue(self._state)
         except OvertakenError:
             log.info("the control log wants another version; what was being prepared is let go")
@@ -299,7 +303,7 @@ class Follower:
             self._wanted_since = (state.epoch, now)
             self._failures, self._retry_at, self._failure, self._left = 0, 0.0, None, ""
         current = self._slots.current
-        if current is not None and (current.epoch, current.name) == (state.epoch, state.version):
+        if current is not None and (current.epoch, released(current.name)) == (state.epoch, state.version):
             return
         withdrawn = current is not None and current.base in state.denied
         # A stand-in that is denied in its turn must not answer until the pause is over.
@@ -314,7 +318,7 @@ class Follower:
             self._failures = 0
             took = max(0.0, self._clock.monotonic() - self._wanted_since[1])
             self._metrics.swapped(wanted.name, wanted.base, wanted.epoch, took)
-            log.info("%s answers", wanted.name, extra=decision("swap", **_named(wanted), seconds=round(took, 3)))
+            log.info("%s answers", wanted.name, extra=decision("swap", **wanted.logged(), seconds=round(took, 3)))
         else:
             self._failures += 1
             self._retry_at = now + pause_s(self._failures)
@@ -324,7 +328,7 @@ class Follower:
                 wanted.name,
                 failure.step,
                 failure.reason,
-                extra=decision("swap_failed", **_named(wanted), step=failure.step),
+                extra=decision("swap_failed", **wanted.logged(), step=failure.step),
             )
             self._discard(wanted.base)
             if current is None or withdrawn:
@@ -346,7 +350,7 @@ class Follower:
             tried.add((row.base, row.start_head))
             failure = self._load(row, put=self._flip)
             if failure is None:
-                log.warning("%s answers in its stead", row.name, extra=decision("fallback", **_named(row)))
+                log.warning("%s answers in its stead", row.name, extra=decision("fallback", **row.logged()))
                 self._metrics.swapped(row.name, row.base, row.epoch, 0.0)
                 return
             tries += failure.step != "missing"
@@ -358,7 +362,8 @@ class Follower:
         self._pace.begin()
         between = partial(self._between, (self._state.epoch, self._state.trial))
         try:
-            head = Head.from_bytes(self._artifacts.get_head(wanted.start_head))
+            own = read_head(self._artifacts.get_head(wanted.start_head))
+            name, head = self._fresh.of(wanted, self._state) or (wanted.name, own)
             if wanted.base not in self._prepared or not self._engine.prepared(wanted.base):
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
@@ -367,9 +372,7 @@ class Follower:
                 between()
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
-            version = Version(
-                name=wanted.name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head
-            )
+            version = Version(name=name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head)
             self._slots.check(version)
             failpoints.hit("serve.before_flip")
             step = "flip"
@@ -442,7 +445,3 @@ class Follower:
             challenger_reason="" if lacking is None else lacking.reason,
         )
         self._publish(Outgoing(topic=self._acks, key=self._replica.encode(), value=msgspec.json.encode(ack)))
-
-
-def _named(row: Listed) -> dict[str, object]:
-    return {"version": row.name, "epoch": row.epoch, "base": row.base, "head": row.start_head}
