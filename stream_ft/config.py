@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from stream_ft.config_fast import FastSettings
 from stream_ft.config_ingest import IngestSettings
 from stream_ft.config_kafka import KafkaSettings
 from stream_ft.config_section import Section
@@ -234,6 +235,7 @@ class Settings(BaseSettings):
     learn: LearnSettings = Field(default_factory=LearnSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
+    fast: FastSettings = Field(default_factory=FastSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     round: RoundSettings = Field(default_factory=RoundSettings)
     gate: GateSettings = Field(default_factory=GateSettings)

@@ -99,14 +99,14 @@ def serve(registry: Path, model: str) -> None:
     from stream_ft.learn.baseline import OnlineSoftmax
     from stream_ft.model.base import base_files, resolve
     from stream_ft.model.engines.torch_engine import TorchEngine
-    from stream_ft.model.heads import Head
+    from stream_ft.model.mixture import AnyHead, read_head
     from stream_ft.release.registry import Registry
 
     folder = resolve(model)
     engine = TorchEngine(folder, threads=1, device="cpu")
     engine.prepare("pretrained", base_files(folder))
     softmax = OnlineSoftmax(engine.dim)
-    head: Head | None = None
+    head: AnyHead | None = None
     frozen_base = "pretrained"
 
     def answers(texts: Sequence[str]) -> tuple[list[str] | None, Any]:
@@ -126,7 +126,7 @@ def serve(registry: Path, model: str) -> None:
         guesses: list[str] = []
         if isinstance(order, Freeze):
             files = Registry(registry)
-            head = Head.from_bytes(files.get_head(order.head))
+            head = read_head(files.get_head(order.head))
             engine.prepare(order.base, files.get(order.base))
             frozen_base = order.base
         elif isinstance(order, Stream):

@@ -23,6 +23,7 @@ from stream_ft import failpoints
 from stream_ft.errors import StreamFTError
 from stream_ft.events import Example
 from stream_ft.learn.job import Job, Result
+from stream_ft.model import mixture
 from stream_ft.model.heads import Head
 from stream_ft.model.tasks.classification import Classification, correct
 from stream_ft.parent import follow_parent
@@ -129,9 +130,9 @@ def embeddings_of(examples: Sequence[Example]) -> npt.NDArray[np.float16]:
     return np.frombuffer(rows, np.float16).reshape(len(examples), -1)
 
 
-def read_head(path: str) -> Head | None:
+def read_head(path: str) -> mixture.AnyHead | None:
     """The champion's head; ``None`` if there is none yet."""
-    return Head.from_bytes(Path(path).read_bytes()) if path else None
+    return mixture.read_head(Path(path).read_bytes()) if path else None
 
 
 def write_result(folder: Path, result: Result) -> None:

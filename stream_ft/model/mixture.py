@@ -152,7 +152,11 @@ class Mixture:
         return cls(labels=labels, parts=tuple(parts), dim=dim)
 
 
-def read_head(data: bytes) -> Head | Mixture:
+AnyHead = Head | Mixture
+"""What a head's file may hold."""
+
+
+def read_head(data: bytes) -> AnyHead:
     """A head's file, whichever kind it is.
 
     Raises:

@@ -82,6 +82,11 @@ class Heads:
         """The head that answers in this state; ``None``: the release's own."""
         return self._newest.get((state.epoch, state.base, state.start_head, state.leader or ""))
 
+    def last(self, like: HeadRecord) -> int:
+        """The ``seq`` of the newest head of the release that this one is of; 0 before the first."""
+        held = self._newest.get((like.epoch, like.base, like.start_head, like.leader))
+        return 0 if held is None else held.seq
+
     def forget(self, epoch: int) -> None:
         """Let go of earlier epochs: no state after this one can want their heads."""
         self._newest = {release: record for release, record in self._newest.items() if release[0] >= epoch}

@@ -53,6 +53,8 @@ class Applied(Struct, frozen=True, kw_only=True):
     """Feedback that began to wait for its prediction."""
     kinds: dict[str, int] = {}
     """Events taken in by kind (``prediction``, ``feedback``, ``labelled``), without duplicates and what was refused."""
+    lessons: list[Example] = []
+    """New and revised training examples, those included that were not retained, ascending by ``seq``."""
     ratings: list[float] = []
     """Numbers that users gave to answers. They are counted, never learned from."""
 

@@ -51,6 +51,13 @@ CREATE TABLE outbox(
     id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB, value BLOB NOT NULL, headers BLOB NOT NULL);
 CREATE TABLE days(day INTEGER PRIMARY KEY);
 """
+ADDED = """
+CREATE TABLE IF NOT EXISTS lessons(seq INTEGER PRIMARY KEY, example BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS checkpoints(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, base TEXT NOT NULL, epoch INTEGER NOT NULL, upto INTEGER NOT NULL,
+    head TEXT NOT NULL, data BLOB NOT NULL);
+"""
+"""Of the fast tier. A store that was made before there was one gets them when it is opened."""
 
 _FULL = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY}
@@ -97,6 +104,9 @@ def _prepare(db: sqlite3.Connection, path: Path | str) -> None:
         db.executescript(
             f"BEGIN; {TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"
         )
+    (added,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('lessons', 'checkpoints')").fetchone()
+    if added < 2:
+        db.executescript(f"BEGIN; {ADDED} COMMIT;")
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class Examples:
         self._gone: list[tuple[int]] = []
         self._changed: set[int] = set()
         self._evicted: dict[int, None] = {}
+        self._passed: list[Example] = []
         rows = self._db.execute(
             "SELECT id, claim, digest, correction, trust, time, tie, holdout, input FROM examples ORDER BY id"
         ).fetchall()
@@ -175,6 +176,11 @@ class Examples:
         """Make ready for texts that claims will be about."""
         self._near.prepare(normalised)
 
+    def passed(self) -> list[Example]:
+        """New training examples for which there was no room, since the last call: they can be learned from now."""
+        passed, self._passed = self._passed, []
+        return passed
+
     # --- writing -----------------------------------------------------------------------------------------------
 
     def admit(self, claim: Claim, embedding: bytes | None, base: str) -> None:
@@ -210,6 +216,7 @@ class Examples:
             gone = self._sampler.offer(row.id, label)
             if gone == row.id:
                 self._claims.drop(claim.id, "sampled_out")
+                self._pass(row, claim, embedding, base)
                 return
             if gone is not None:
                 self.remove(gone, "sampled_out")
@@ -269,7 +276,9 @@ class Examples:
             self._sampler.discard(id)
         if self._new.pop(id, None) is None:
             self._gone.append((id,))
-        self._fresh.pop(id, None)
+        fresh = self._fresh.pop(id, None)
+        if fresh is not None and why and not fresh.holdout:
+            self._passed.append(fresh)  # one transaction for each event would have taught it
         if why:
             self._claims.drop(row.claim, why, by)
         self._changed.discard(id)
@@ -370,6 +379,26 @@ class Examples:
             covers=claim.covers,
         )
         self._changed.add(row.id)
+
+    def _pass(self, row: Row, claim: Claim, embedding: bytes | None, base: str) -> None:
+        self.seq += 1
+        self._passed.append(
+            Example(
+                seq=self.seq,
+                id=row.id,
+                input=claim.input,
+                correction=row.correction,
+                source=claim.source,
+                trust=claim.trust,
+                time=claim.time,
+                accepted_at=claim.appended_at,
+                embedding=embedding,
+                embedding_base=base if embedding is not None else "",
+                predicted=claim.predicted,
+                predicted_version=claim.version,
+                covers=claim.covers,
+            )
+        )
 
     def _update(self, row: Row, claim: Claim) -> None:
         self._db.execute(

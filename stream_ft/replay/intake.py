@@ -146,6 +146,7 @@ class Intake:
         self._expire()
         self._examples.settle()
         examples, evicted = self._examples.take()
+        lessons = [example for example in (*examples, *self._examples.passed()) if not example.holdout]
         for part in (self._predictions, self._claims, self._examples, self._identities):
             part.flush()
         before = self._before
@@ -167,6 +168,7 @@ class Intake:
             orphans=self._orphans,
             kinds=self._kinds,
             ratings=self._ratings,
+            lessons=sorted(lessons, key=lambda example: example.seq),
         )
         return applied, memory
 

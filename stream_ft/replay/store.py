@@ -23,6 +23,7 @@ from stream_ft.replay.contradiction import Neighbourhood
 from stream_ft.replay.examples import Examples
 from stream_ft.replay.identity import DAY, Identities
 from stream_ft.replay.intake import Intake
+from stream_ft.replay.lessons import Lessons
 from stream_ft.replay.outbox import Outbox
 from stream_ft.replay.parked import Parked
 from stream_ft.replay.sampler import Name, sampler
@@ -51,6 +52,7 @@ class Store:
         similarity: cosine from which two embeddings are neighbours.
         seed: of the sampler.
         model: name of the model, for the dead letters' topic.
+        journal: keep what can be learned from until it was (:attr:`lessons`).
 
     Raises:
         ConfigError: the file is damaged or not a store.
@@ -72,7 +74,9 @@ class Store:
         similarity: float,
         seed: int,
         model: str,
+        journal: bool = False,
     ) -> None:
+        self._journal = journal
         self._path = path
         self._capacity = capacity
         self._sampler: Name = sampler
@@ -185,7 +189,7 @@ class Store:
             intake = self._intake()
             offsets = dict(self._offsets)
             intake.take(items)
-            applied, self._memory = intake.finish()
+            applied = self._finish(intake)
             moved = [(t, p, n) for (t, p), n in self._offsets.items() if offsets.get((t, p)) != n]
             self._db.executemany("INSERT OR REPLACE INTO offsets VALUES(?,?,?)", moved)
         failpoints.hit("store.after_commit")
@@ -198,7 +202,7 @@ class Store:
         """
         with self._writing():
             self._examples.set_embeddings(base, rows)
-            _, self._memory = self._intake().finish()
+            self._finish(self._intake())
 
     def quarantine(self, source: str | None, since: float | None, until: float | None) -> int:
         """Set aside what a source said in a range of append times, past and future; how many statements that was.
@@ -217,7 +221,7 @@ class Store:
             intake = self._intake()
             for digest in digests:
                 intake.resolve(digest)
-            _, self._memory = intake.finish()
+            self._finish(intake)
         return count
 
     def allow_label(self, label: str) -> None:
@@ -225,14 +229,14 @@ class Store:
         with self._writing():
             intake = self._intake()
             intake.allow(label, "operator")
-            _, self._memory = intake.finish()
+            self._finish(intake)
 
     def evict(self, ids: Sequence[int]) -> None:
         """Forget examples for good; ids that are not retained are ignored."""
         with self._writing():
             for id in ids:
                 self._examples.remove(id, "evicted")
-            _, self._memory = self._intake().finish()
+            self._finish(self._intake())
 
     def save(self, key: str, value: bytes) -> None:
         """Keep some bytes under a key."""
@@ -269,6 +273,7 @@ class Store:
             self._identities = Identities(db)
             self._parked = Parked(db)
             self._outbox = Outbox(db)
+            self.lessons = Lessons(db, self._writing, self._reading)
             self._examples = Examples(
                 db,
                 self._claims,
@@ -281,6 +286,12 @@ class Store:
                 last_id=self._memory.last_id,
             )
         self._stale = False
+
+    def _finish(self, intake: Intake) -> Applied:
+        applied, self._memory = intake.finish()
+        if self._journal:
+            self.lessons.add(applied.lessons)
+        return applied
 
     def _intake(self) -> Intake:
         return Intake(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_ft.events import Event, LabelledEvent, Reject
-from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead
 from stream_ft.ports import Record
 from stream_ft.replay.store import Item
 
@@ -17,7 +17,13 @@ Embed = Callable[[Sequence[str]], npt.NDArray[np.float16]]
 
 
 def answered(
-    records: Sequence[Record], events: Sequence[Event | Reject], *, embed: Embed, head: Head, version: str, base: str
+    records: Sequence[Record],
+    events: Sequence[Event | Reject],
+    *,
+    embed: Embed,
+    head: AnyHead,
+    version: str,
+    base: str,
 ) -> list[Item]:
     """What goes into the store: each record with its event, and with an answer if the event brings its own input.
 

@@ -54,8 +54,8 @@ class Comparison:
         frozen = self._frozen.accuracy if self._frozen.over >= LEAST else None
         self._curve.passed(len(covering), live=live if over >= LEAST else None, frozen=frozen, now=now)
         core = self._core
-        version = core.in_force
-        if self._frozen.take(version=version.version, base=version.base, head=core.head, labels=self._curve.events):
+        version = core.tiers.version
+        if self._frozen.take(version=version, base=core.in_force.base, head=core.head, labels=self._curve.events):
             core.store.save("frozen", self._frozen.snapshot())
 
     def catch_up(self, limit: int) -> int:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from safetensors.numpy import load as load_tensors
 
 from stream_ft import control, failpoints
 from stream_ft.config import Settings
@@ -45,6 +44,7 @@ from stream_ft.learn.learner import (
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.model.tasks import find_task
 from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.release import dossier
@@ -55,9 +55,12 @@ from stream_ft.topics import topic
 from stream_ft.wiring import starting
 from stream_ft.wiring.answering import Embed, answered
 from stream_ft.wiring.coverage import Coverage
+from stream_ft.wiring.fast import built_tier, fast_tier
 from stream_ft.wiring.happening import Happening
-from stream_ft.wiring.releasing import file_sha256, forget_old, numbers_of, write_candidate
+from stream_ft.wiring.narration import narrated
+from stream_ft.wiring.releasing import candidate_embeddings, file_sha256, forget_old, numbers_of, write_candidate
 from stream_ft.wiring.rounds import Outcome, RoundProcess
+from stream_ft.wiring.tiers import Tiers
 
 log = logging.getLogger("stream_ft.learn")
 
@@ -98,10 +101,10 @@ class Core:
         self.registry = registry
         self.engine = engine
         self.state: State = INITIAL
-        self.head = Head.empty(engine.dim)
         self.dossier = dossier.Dossier()
+        """Of the release's own head."""
         self.in_force: State = INITIAL
-        """The latest folded state whose version is loaded here: whose answers and embeddings these are."""
+        """The latest folded state whose version is loaded here."""
         self.unloaded = ""
         """Why the wanted version is not the one in force; empty if it is."""
         self.round: RoundProcess | None = None
@@ -128,8 +131,18 @@ class Core:
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
+        self.tiers = Tiers(
+            fast_tier(settings, store, registry, log, self._embed, engine.dim, self._covered),
+            start=Head.empty(engine.dim),
+            issuer=self._issuer,
+        )
         self._undone: deque[Effect] = deque()
         self._unsaved = False
+
+    @property
+    def head(self) -> AnyHead:
+        """That answers: the newest one of the fast tier, or the release's own."""
+        return self.tiers.head
 
     def tell_to(self, tell: Callable[[Happening], None]) -> None:
         """From now on ``tell`` hears of every happening."""
@@ -146,7 +159,7 @@ class Core:
             [event for _, event in taken],
             embed=self._embed,
             head=self.head,
-            version=self.in_force.version,
+            version=self.tiers.version,
             base=self.in_force.base,
         )
         applied = self.store.apply(items, now=now)
@@ -190,8 +203,11 @@ class Core:
                 previous = self.state
                 self.state, verdict = fold(self.state, entry)
                 folded.append((entry, verdict))
+                self.tiers.began(previous, self.state, verdict)
                 if entry.offset >= self._told:  # the rest was told before a restart
-                    self._narrate(previous, verdict, record.appended_at)
+                    told = narrated(previous, self.state, verdict, mine=self._releasing, issuer=self._issuer)
+                    if told is not None:
+                        self._say(told[0], told[1], record.appended_at, **told[2])
             self._control_offset = records[-1].offset + 1
         self._remember_told()
         if folded:
@@ -199,8 +215,24 @@ class Core:
                 self._put_into_force(now)
             elif not self.unloaded:
                 self.in_force = self.state
+            if not self.unloaded:
+                self.tiers.choose(self.in_force)
             self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
         return folded
+
+    def freshen(self, now: float) -> int:
+        """Let the fast tier learn some of what waits, and its newest head answer; how many examples it learned."""
+        if self.unloaded:
+            return 0
+        step = self.tiers.freshen(
+            self.in_force,
+            now,
+            leading=self.learner.leading and self.in_force.epoch == self.state.epoch,
+            needed_from=None if self.round is None else self.round.job.examples_upto,
+        )
+        if step.breach is not None:
+            self._append(step.breach)
+        return step.learned
 
     def _check_log(self) -> None:
         """Halt on a control log that is not the one folded so far.
@@ -226,42 +258,10 @@ class Core:
         with contextlib.suppress(StoreFullError):
             self.store.save("control_told", str(self._told).encode())
 
-    def _narrate(self, previous: State, verdict: Verdict, at: float) -> None:
-        message = verdict.message
-        if message is None:
-            return
-        kind = message.__struct_config__.tag
-        if not verdict.accepted:
-            self._say("note", f"{kind} was refused: {verdict.reason}", at)
-        elif isinstance(message, control.Deny) and previous.epoch == self.state.epoch:
-            self._say("note", f"deny of base {message.sha256[:12]} by {message.issued_by}: {message.reason}", at)
-        elif isinstance(message, control.Rollback | control.Deny):
-            self._say("rollback", f"{previous.version} -> {self.state.version}: {message.reason}", at)
-        elif isinstance(message, control.Promote):
-            self._promoted(previous, message, at)
-        elif not isinstance(message, control.Genesis | control.Lead):
-            self._say("note", f"{kind} by {message.issued_by}", at)
-
-    def _promoted(self, previous: State, message: control.Promote, now: float) -> None:
-        told = f"{previous.version} -> {self.state.version}"
-        mine = self._releasing
-        if mine is None or message.issued_by != self._issuer:
-            self._say("promotion", f"{told}, by {message.issued_by}", now, sha256=message.start_head)
-            return
-        self._say(
-            "promotion",
-            f"{told}, by a {mine.job.kind} round: {mine.verdict.reason}",
-            now,
-            numbers=numbers_of(mine.verdict),
-            result=mine.result,
-            sha256=message.start_head,
-            parent=previous.version,
-        )
-
     def _put_into_force(self, now: float) -> None:
         try:
             data = self.registry.get_head(self.state.start_head)
-            head = Head.from_bytes(data)
+            head = read_head(data)
             self.engine.prepare(self.state.base, self.registry.get(self.state.base))
         except ArtifactError as error:
             # The learner goes on with what it has: examples are still stored, and serving judges for itself.
@@ -275,16 +275,11 @@ class Core:
             # One set is enough here: a rollback, which is rare, reads the registry again.
             self.engine.drop(self.in_force.base)
         self.in_force, self.unloaded = self.state, ""
-        self.head = head
         self.dossier = dossier.read(data)
+        self.tiers.loaded(head, self.dossier.examples_upto)
         if self._pending is not None and self._pending[0] == self.state.base:
-            self._take_embeddings(self._pending[1])
+            self.store.set_embeddings(self.state.base, candidate_embeddings(self._pending[1]))
         self._pending = None
-
-    def _take_embeddings(self, path: Path) -> None:
-        tensors = load_tensors(path.read_bytes())
-        rows = zip(tensors["ids"].tolist(), tensors["embeddings"], strict=True)
-        self.store.set_embeddings(self.state.base, [(int(i), row.tobytes()) for i, row in rows])
 
     # --- effects -----------------------------------------------------------------------------------------------
 
@@ -308,6 +303,7 @@ class Core:
 
     def _do(self, effect: Effect, now: float) -> None:
         if isinstance(effect, Lead):
+            self.tiers.ahead(self.in_force, now)
             self._append(control.new(control.Lead, by=self._issuer, now=now, expected_epoch=effect.expected_epoch))
         elif isinstance(effect, StartRound):
             self._start(effect, now)
@@ -387,11 +383,14 @@ class Core:
             self._jobs / "round",
             effect,
             base=self._base,
-            offsets=self._coverage.upto(job.examples_upto, self.dossier.offsets),
+            offsets=self._covered(job.examples_upto),
             now=now,
         )
         if base != job.champion_base:
             self._pending = (base, self._jobs / "round" / "embeddings.safetensors")
+            self.tiers.built = built_tier(self._jobs / "round")
+        else:
+            self.tiers.ahead(self.in_force, now, start_head=head)
         failpoints.hit("release.before_promote")
         self._append(
             control.new(
@@ -407,7 +406,10 @@ class Core:
         self._releasing = effect
         self.follow(now)
         self._releasing = None
-        forget_old(self.registry, self.state)
+        forget_old(self.registry, self.state, also=self.tiers.heads())
+
+    def _covered(self, upto: int) -> dict[str, int]:
+        return self._coverage.upto(upto, self.dossier.offsets)
 
     @property
     def _issuer(self) -> str:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from stream_ft.errors import ArtifactError
 from stream_ft.model.engines import Engine
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.release.registry import Registry
 from stream_ft.replay.store import Scored
 
@@ -63,7 +64,7 @@ class Frozen:
         """Why the copy cannot be compared with any more; empty if it can."""
         self._engine = engine
         self._registry = registry
-        self._head = Head.empty(engine.dim)
+        self._head: AnyHead = Head.empty(engine.dim)
         self._pairs: deque[Pair] = deque(maxlen=window)
         self._waiting: deque[Scored] = deque(maxlen=WAITING)
 
@@ -72,13 +73,13 @@ class Frozen:
         if data is None:
             return
         self.copy = msgspec.msgpack.decode(data, type=Copy)
-        self._head = Head.from_bytes(self.copy.head)
+        self._head = read_head(self.copy.head)
 
     def snapshot(self) -> bytes:
         """What must survive a restart."""
         return msgspec.msgpack.encode(self.copy)
 
-    def take(self, *, version: str, base: str, head: Head, labels: int) -> bool:
+    def take(self, *, version: str, base: str, head: AnyHead, labels: int) -> bool:
         """Freeze a version once ``labels`` labels have come; true if it was done now."""
         if self.copy is not None or not self.after or labels < self.after or not head.labels:
             return False

@@ -54,7 +54,7 @@ class Gauges:
         core, learner, series = self._core, self._core.learner, self._series
         series.examples(counts.train, counts.holdout)
         series.waiting(counts.orphans, counts.waiting - counts.orphans)
-        series.examples_upto.set(core.dossier.examples_upto)
+        series.examples_upto.set(core.tiers.examples_upto)
         series.unlearned.set(learner.unlearned)
         series.classes.set(len(core.head.labels))
         series.leading.set(learner.leading)

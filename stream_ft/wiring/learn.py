@@ -164,10 +164,11 @@ class Loop:
         busy = self._consume(now)
         self.core.follow(now)
         self._look_after_round(now)
-        self._quality.live(self.core.dossier.examples_upto, now)
-        if self._tracks is not None and self.core.in_force.version != self._tracked:
-            self._tracked = self.core.in_force.version
-            self._tracks.in_force(self._tracked, self.core.dossier.examples_upto, at=self._clock.now())
+        busy = self.core.freshen(now) > 0 or busy
+        self._quality.live(self.core.tiers.examples_upto, now)
+        if self._tracks is not None and self.core.tiers.version != self._tracked:
+            self._tracked = self.core.tiers.version
+            self._tracks.in_force(self._tracked, self.core.tiers.examples_upto, at=self._clock.now())
         if self._clock.monotonic() - self._ticked >= TICK_S:
             self._ticked = self._clock.monotonic()
             self.core.perform([], now)
@@ -283,7 +284,7 @@ class Loop:
             "ready": ready,
             "why": why,
             "leading": learner.leading,
-            "version": core.state.version,
+            "version": core.tiers.version if core.in_force.epoch == core.state.epoch else core.state.version,
             "epoch": core.state.epoch,
             "paused": core.state.paused,
             "pinned": core.state.pinned,
@@ -292,7 +293,7 @@ class Loop:
             if core.round is None
             else {"kind": core.round.job.kind, "examples_upto": core.round.job.examples_upto},
             "verdict": None if learner.verdict is None else msgspec.to_builtins(learner.verdict),
-            "examples_upto": core.dossier.examples_upto,
+            "examples_upto": core.tiers.examples_upto,
             "counts": msgspec.to_builtins(counts),
             "accuracy": accuracy,
             "accuracy_over": accuracy_over,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors.numpy import load as load_tensors
 
 from stream_ft.learn import gate
 from stream_ft.learn.learner import Release as Candidate
@@ -64,10 +66,16 @@ def write_candidate(
     return registry.put(files), head_sha
 
 
-def forget_old(registry: Registry, state: State) -> None:
-    """Delete the files of releases that nobody can want back: all but :func:`kept`."""
+def candidate_embeddings(path: Path) -> list[tuple[int, bytes]]:
+    """Id and embedding of every example that a round embedded with its candidate."""
+    tensors = load_tensors(path.read_bytes())
+    return [(int(i), row.tobytes()) for i, row in zip(tensors["ids"].tolist(), tensors["embeddings"], strict=True)]
+
+
+def forget_old(registry: Registry, state: State, *, also: Collection[str] = ()) -> None:
+    """Delete the files of releases that nobody can want back: all but :func:`kept`, and the heads in ``also``."""
     releases = kept(state)
-    heads = {release.start_head for release in releases}
+    heads = {release.start_head for release in releases} | set(also)
     bases = {release.base for release in releases}
     for sha in registry.list_heads():
         if sha not in heads:

@@ -25,7 +25,7 @@ from stream_ft.learn.baseline import OnlineSoftmax
 from stream_ft.learn.job import Job
 from stream_ft.model.base import resolve
 from stream_ft.model.engines import Engine
-from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead
 from stream_ft.ports import Outgoing
 from stream_ft.release.registry import Registry
 from stream_ft.testing import ManualClock, MemoryLog
@@ -64,7 +64,7 @@ def round_seconds(job: Job, examples: int) -> float:
 @dataclass
 class _Frozen:
     base: str
-    head: Head
+    head: AnyHead
     after: int
 
 
@@ -172,7 +172,7 @@ class Simulation:
             self.outputs.append(output)
             self.chances.append(chances)
             right += is_right(row.label, output)
-            self.story.predicted(index, self.core.dossier.examples_upto)
+            self.story.predicted(index, self.core.tiers.examples_upto)
             if index >= self._delay:
                 self._label(index - self._delay, now)
             if index % 50 == 49 or index == total - 1:
@@ -204,10 +204,15 @@ class Simulation:
         applied = self.core.ingest(records, now)
         for example in applied.examples:
             self.story.fed(example.seq, now)
+        self._freshen(now)
         self._fed_count += 1
         if self._fed_count == FROZEN_AFTER:
             self.frozen = _Frozen(base=self.core.state.base, head=self.core.head, after=index + 1)
         self._plan(now)
+
+    def _freshen(self, now: float) -> None:
+        while self.core.freshen(now):
+            pass
 
     def _round(self, now: float) -> None:
         """Bring in a round whose simulated time is over."""
@@ -215,6 +220,7 @@ class Simulation:
             due, self._due = self._due, None
             self._clock.set(due)
             self.core.finish(self.core.round.wait(), due)
+            self._freshen(due)
             self._plan(due)
 
     def _plan(self, now: float) -> None:
@@ -332,7 +338,7 @@ def simulate(
     return result
 
 
-def answer(head: Head, embedding: npt.NDArray[np.float16]) -> tuple[str, dict[str, float]]:
+def answer(head: AnyHead, embedding: npt.NDArray[np.float16]) -> tuple[str, dict[str, float]]:
     """Label of an embedding ``[dim]``, and the probability of each label where there are few."""
     if not head.labels:
         return "", {}

@@ -24,4 +24,5 @@ def open_store(settings: Settings, path: Path | str) -> Store:
         similarity=replay.similarity,
         seed=settings.seed,
         model=settings.model.name,
+        journal=settings.fast.enabled,
     )

@@ -14,6 +14,7 @@ from stream_ft.errors import ConfigError
 from stream_ft.events import Example
 from stream_ft.model.base import Architecture, Tokenizer
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead
 
 if TYPE_CHECKING:
     import torch
@@ -68,14 +69,14 @@ class Task(Protocol):
         """The head that is served over these embeddings; an empty one where the model itself answers."""
         ...
 
-    def predict(self, engine: TorchEngine, head: Head, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def predict(self, engine: TorchEngine, head: AnyHead, texts: Sequence[str]) -> list[tuple[str, float]]:
         """Output and confidence for each text, as served."""
         ...
 
     def score(
         self,
         engine: TorchEngine | None,
-        head: Head | None,
+        head: AnyHead | None,
         embeddings: npt.NDArray[np.float16],
         examples: Sequence[Example],
     ) -> list[float]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stream_ft.events import Example, TextCorrection
 from stream_ft.model.base import Tokenizer
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ class CausalLM:
         """An empty head: a release names one, but nothing reads it."""
         return Head.empty(embeddings.shape[1])
 
-    def predict(self, engine: TorchEngine, head: Head, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def predict(self, engine: TorchEngine, head: AnyHead, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The greedy continuation of each text, and the geometric mean of its tokens' probabilities."""
         import torch
 
@@ -111,7 +112,7 @@ class CausalLM:
     def score(
         self,
         engine: TorchEngine | None,
-        head: Head | None,
+        head: AnyHead | None,
         embeddings: npt.NDArray[np.float16],
         examples: Sequence[Example],
     ) -> list[float]:

@@ -13,6 +13,7 @@ from stream_ft.events import Example, LabelCorrection
 from stream_ft.model.base import Tokenizer
 from stream_ft.model.closed_form import fit_head
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import AnyHead
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from stream_ft.model.tasks.training_head import TrainingHead
 
 
-def correct(head: Head | None, embeddings: npt.NDArray[np.floating], labels: Sequence[str]) -> list[float]:
+def correct(head: AnyHead | None, embeddings: npt.NDArray[np.floating], labels: Sequence[str]) -> list[float]:
     """1 where the head gives the right label, else 0; all 0 for no head, or an empty one."""
     if head is None or not head.labels or not labels:
         return [0.0] * len(labels)
@@ -78,14 +79,14 @@ class Classification:
         labels = [example.label for example in examples]
         return fit_head(embeddings, labels, features=features, seed=seed, weights=weights)
 
-    def predict(self, engine: TorchEngine, head: Head, texts: Sequence[str]) -> list[tuple[str, float]]:
+    def predict(self, engine: TorchEngine, head: AnyHead, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The most probable label of each text and its probability."""
         return head.predict(engine.encode(texts))
 
     def score(
         self,
         engine: TorchEngine | None,
-        head: Head | None,
+        head: AnyHead | None,
         embeddings: npt.NDArray[np.float16],
         examples: Sequence[Example],
     ) -> list[float]:

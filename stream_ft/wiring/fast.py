@@ -1,0 +1,376 @@
+"""The fast tier at work: lessons from the store into the tier, heads of it into the log, states of it into the store.
+
+The store's journal is the queue: a lesson is learned once, in its order, by whoever takes up the newest checkpoint.
+What the control log says decides what becomes of the state: a new head or leader leaves it; another base, or a
+rollback, brings it back to a checkpoint of that base, and what came since is not learned again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_ft.config import Settings
+from stream_ft.errors import ArtifactError, MessageTooLargeError
+from stream_ft.events import Example
+from stream_ft.learn.fast import guard
+from stream_ft.learn.fast.tier import FastTier
+from stream_ft.model.mixture import AnyHead, read_head
+from stream_ft.ports import EventLog, Outgoing
+from stream_ft.release import dossier
+from stream_ft.release.fold import State
+from stream_ft.release.heads import HeadRecord, Heads, seq_of, version
+from stream_ft.release.registry import Registry
+from stream_ft.replay.lessons import Checkpoint
+from stream_ft.replay.store import Store
+from stream_ft.topics import topic
+from stream_ft.wiring.answering import Embed
+
+log = logging.getLogger("stream_ft.learn.fast")
+
+CHUNK = 64
+"""Lessons learned in one go: about 50 ms."""
+CHECKPOINT_S = 60.0
+ON_LOG = 20
+"""Heads left on their topic."""
+EVERY_TRIM = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class InForce:
+    """A head of the tier that answers."""
+
+    version: str
+    head: AnyHead
+    examples_upto: int
+
+
+class Fast:
+    """The fast tier of one learner.
+
+    Args:
+        store, registry, log: the learner's.
+        topic: of the heads.
+        embed: embeddings of texts under the base in force.
+        dim: width of an embedding. experts: learners that are mixed. seed: of their random features.
+        every_s: least time between two heads. checkpoint_every: lessons between two checkpoints.
+        offsets: per topic, the offset before which everything up to a sequence number is covered.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        registry: Registry,
+        log: EventLog,
+        topic: str,
+        embed: Embed,
+        dim: int,
+        experts: Sequence[str],
+        seed: int,
+        every_s: float,
+        checkpoint_every: int,
+        offsets: Callable[[int], dict[str, int]] = lambda upto: {},
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._log = log
+        self._topic = topic
+        self._embed = embed
+        self._dim, self._experts, self._seed = dim, tuple(experts), seed
+        self._every_s, self._checkpoint_every = every_s, checkpoint_every
+        self._offsets = offsets
+        self._heads = Heads()
+        self._tier: FastTier | None = None
+        self._base = ""
+        self._epoch = -1
+        self._queue: deque[Example] = deque()
+        """Examples of a tier that is built anew; lessons come after them."""
+        self.upto = 0
+        self.refused = ""
+        """Why no heads are published, if that is so."""
+        self._published_at = -1e18
+        self._said = -1
+        """Lessons in the last head."""
+        self._kept = 0
+        self._kept_at = -1e18
+        self._recent: list[tuple[npt.NDArray[np.float16], str, bool]] = []
+        self._pairs: deque[tuple[bool, bool]] = deque(maxlen=guard.WINDOW)
+        self._reference: tuple[str, AnyHead] | None = None
+        self._published = 0
+
+    # --- what the control log says -----------------------------------------------------------------------------
+
+    def follow(self, state: State, *, rolled_back: int, examples_upto: int, built: bytes | None = None) -> None:
+        """The version in force is that of ``state``.
+
+        Args:
+            rolled_back: the last epoch that began with a rollback or a denial.
+            examples_upto: of its start head.
+            built: a checkpoint of a tier under its base that has learned everything up to there.
+        """
+        if self._tier is None:
+            self._take_up(state)
+        if state.epoch == self._epoch:
+            return
+        back = rolled_back > self._epoch
+        if (back and self._base) or state.base != self._base:
+            self._go_back(state, examples_upto, built, rolled_back=back and bool(self._base))
+        self._epoch = state.epoch
+        if self._heads.in_force(state) is None:
+            self._said = -1
+
+    def _take_up(self, state: State) -> None:
+        """After a start: the newest checkpoint, whatever base it is of."""
+        self._tier = self._empty()
+        for taken in self._store.lessons.checkpoints()[:1]:
+            try:
+                self._adopt(taken)
+            except (ArtifactError, KeyError) as error:
+                log.error("the checkpoint of the fast tier cannot be taken up: %s", error)
+                return
+            self._epoch = taken.epoch
+
+    def _adopt(self, taken: Checkpoint) -> None:
+        tier = FastTier.from_bytes(self._store.lessons.data(taken))
+        if (tier.dim, tier.names) != (self._dim, self._experts):
+            raise ArtifactError("manifest", "It is of another encoder or of other learners.")
+        self._tier, self._base, self.upto = tier, taken.base, taken.upto
+        self._queue.clear()
+        self._watch(taken.head)
+
+    def _go_back(self, state: State, examples_upto: int, built: bytes | None, *, rolled_back: bool) -> None:
+        """The state that belongs to a release: of its checkpoint, as built by a round, or learned from what is there.
+
+        What came between a checkpoint and a rollback is not learned again: it may be what the rollback was for.
+        """
+        self._queue.clear()
+        self._recent.clear()
+        self._pairs.clear()
+        newest = self._store.max_seq()
+        if built is not None and not rolled_back:
+            try:
+                self._tier, self._base, self.upto = FastTier.from_bytes(built), state.base, examples_upto
+                self._watch("")
+                self._kept = self._checkpoint_every
+                return
+            except ArtifactError as error:
+                log.error("the fast tier that a round built cannot be taken up: %s", error)
+        for taken in self._store.lessons.checkpoints():
+            if taken.base != state.base or not (taken.head == state.start_head or taken.upto <= examples_upto):
+                continue
+            try:
+                self._adopt(taken)
+            except (ArtifactError, KeyError) as error:
+                log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
+                continue
+            self.upto = newest
+            self._keep(state.epoch, state.start_head if taken.head == state.start_head else taken.head)
+            return
+        self._tier, self._base, self.upto = self._empty(), state.base, newest
+        self._watch("")
+        known = self._store.training()
+        self._queue.extend(e for e in known if not rolled_back or e.seq <= examples_upto)
+        self._kept = self._checkpoint_every
+        if not self._queue:
+            self._keep(state.epoch, state.start_head)
+
+    def _empty(self) -> FastTier:
+        return FastTier(dim=self._dim, experts=self._experts, seed=self._seed)
+
+    def _watch(self, head: str) -> None:
+        """The guard compares with this checkpoint from now on."""
+        self._recent.clear()
+        self._pairs.clear()
+        self._reference = None
+        if head:
+            try:
+                self._reference = (head, read_head(self._registry.get_head(head)))
+            except ArtifactError as error:
+                log.warning("the guard has nothing to compare with until the next checkpoint: %s", error)
+
+    # --- lessons -----------------------------------------------------------------------------------------------
+
+    def learn(self, limit: int = CHUNK) -> int:
+        """Learn up to ``limit`` of what waits; how many that was."""
+        if self._tier is None or not self._base:
+            return 0
+        anew = bool(self._queue)
+        lessons = (
+            [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+            if anew
+            else self._store.lessons.after(self.upto, limit)
+        )
+        for lesson in lessons:
+            embedding = self._embedding(lesson)
+            # A user's word that nobody else confirms counts half of a back office's.
+            self._tier.learn(embedding, lesson.label, 1.0 if lesson.trust > 1 else 0.5)
+            if not anew:
+                self.upto = lesson.seq
+                self._kept += 1
+                if lesson.covers and seq_of(lesson.predicted_version):
+                    self._recent.append((embedding, lesson.label, lesson.predicted == lesson.label))
+        return len(lessons)
+
+    def _embedding(self, lesson: Example) -> npt.NDArray[np.float16]:
+        if lesson.embedding is not None and lesson.embedding_base == self._base:
+            return np.frombuffer(lesson.embedding, "<f2").astype(np.float16)
+        # One at a time: the same bits whatever else waits.
+        made: npt.NDArray[np.float16] = self._embed([lesson.input])[0]
+        return made
+
+    # --- heads -------------------------------------------------------------------------------------------------
+
+    def in_force(self, state: State) -> InForce | None:
+        """What answers in this state, if it is a head of this tier."""
+        record = self._heads.in_force(state)
+        if record is None:
+            return None
+        return InForce(
+            version=version(state, record.seq), head=read_head(record.data), examples_upto=record.examples_upto
+        )
+
+    def due(self, now: float) -> bool:
+        """Whether there is something to publish, and it is time."""
+        if self._tier is None or self._queue or not self._tier.labels or self._tier.learned == self._said:
+            return False
+        return not 0 <= now - self._published_at < self._every_s
+
+    def judged(self) -> guard.Verdict:
+        """May it be published?"""
+        if self._reference is not None and self._recent:
+            said = self._reference[1].predict(np.stack([embedding for embedding, _, _ in self._recent]))
+            self._pairs.extend(
+                (right, old == label) for (_, label, right), (old, _) in zip(self._recent, said, strict=True)
+            )
+        self._recent.clear()
+        return guard.judge(list(self._pairs))
+
+    @property
+    def checkpoint(self) -> str:
+        """sha256 of the head of the checkpoint that the guard compares with; empty if there is none."""
+        return "" if self._reference is None else self._reference[0]
+
+    def publish(self, state: State, *, leader: str, now: float, ahead: bool = False, start_head: str = "") -> bool:
+        """Append the tier's head; false if the log does not take it.
+
+        Args:
+            leader: who publishes.
+            ahead: for the epoch after this one, which a message will begin that leaves the base: so that it begins with
+                this head.
+            start_head: of that release, if it is another one.
+        """
+        if self._tier is None or self._queue or not self._tier.labels or self._base != state.base:
+            return False
+        data = self._stamped(now)
+        epoch, start = state.epoch + ahead, start_head or state.start_head
+        made = HeadRecord(
+            base=state.base,
+            start_head=start,
+            epoch=epoch,
+            leader=leader,
+            seq=1,
+            sha256=sha256(data).hexdigest(),
+            labels=len(self._tier.labels),
+            examples_upto=self.upto,
+            data=data,
+        )
+        made = msgspec.structs.replace(made, seq=self._heads.last(made) + 1)
+        message = Outgoing(topic=self._topic, key=str(epoch).encode(), value=msgspec.msgpack.encode(made))
+        try:
+            (offset,) = self._log.append([message])
+        except MessageTooLargeError as error:
+            if not self.refused:
+                log.error("heads of the fast tier are not published: %s %s", error.message, error.remedy)
+            self.refused = error.message
+            self._published_at = now
+            return False
+        self.refused = ""
+        self._heads.put(made)
+        self._heads.forget(state.epoch)
+        self._published_at, self._said = now, self._tier.learned
+        self._published += 1
+        if self._published % EVERY_TRIM == 0:
+            self._log.trim(self._topic, 0, offset - ON_LOG)
+        return True
+
+    def keep(self, state: State, now: float, *, needed_from: int | None = None) -> bool:
+        """Take a checkpoint if it is time.
+
+        Args:
+            needed_from: lessons after this one are needed by a round that runs.
+        """
+        if self._tier is None or self._queue or not self._tier.labels or state.base != self._base or not self._kept:
+            return False
+        if self._kept < self._checkpoint_every and 0 <= now - self._kept_at < CHECKPOINT_S:
+            return False
+        head = self._registry.put_head(self._stamped(now))
+        self._keep(state.epoch, head, needed_from=needed_from)
+        self._kept_at = now
+        self._watch(head)
+        return True
+
+    def _keep(self, epoch: int, head: str, *, needed_from: int | None = None) -> None:
+        assert self._tier is not None
+        taken = Checkpoint(base=self._base, epoch=epoch, upto=self.upto, head=head)
+        forget = self.upto if needed_from is None else min(self.upto, needed_from)
+        self._store.lessons.checkpoint(taken, self._tier.to_bytes(), forget=forget)
+        self._kept = 0
+
+    def heads(self) -> set[str]:
+        """Heads of the checkpoints that are kept, by which a rollback names them."""
+        return {taken.head for taken in self._store.lessons.checkpoints()}
+
+    def _stamped(self, now: float) -> bytes:
+        assert self._tier is not None
+        told = dossier.Dossier(
+            kind="fast",
+            examples_upto=self.upto,
+            offsets=self._offsets(self.upto),
+            train_examples=self._tier.learned,
+            created=now,
+            seed=self._seed,
+        )
+        return dossier.stamp(self._tier.head().to_bytes(), told)
+
+
+def fast_tier(
+    settings: Settings,
+    store: Store,
+    registry: Registry,
+    log: EventLog,
+    embed: Embed,
+    dim: int,
+    offsets: Callable[[int], dict[str, int]],
+) -> Fast | None:
+    """The fast tier that the settings ask for; ``None`` if they do not."""
+    asked = settings.fast
+    if not asked.enabled:
+        return None
+    return Fast(
+        store=store,
+        registry=registry,
+        log=log,
+        topic=topic(settings.model.name, "heads"),
+        embed=embed,
+        dim=dim,
+        experts=[name.strip() for name in asked.experts.split(",")],
+        seed=settings.seed,
+        every_s=asked.every_s,
+        checkpoint_every=asked.checkpoint_every,
+        offsets=offsets,
+    )
+
+
+def built_tier(folder: Path) -> bytes | None:
+    """The checkpoint of a fast tier that a round left in its folder, if it did."""
+    path = folder / "tier.safetensors"
+    return path.read_bytes() if path.exists() else None

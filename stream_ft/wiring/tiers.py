@@ -1,0 +1,120 @@
+"""Which head answers in the learner: that of the release in force, or the newest that its fast tier published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stream_ft import control
+from stream_ft.model.mixture import AnyHead
+from stream_ft.release.fold import State, Verdict
+from stream_ft.wiring.fast import CHUNK, Fast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the fast tier did, and what it wants said on the control log.
+
+    Attributes:
+        learned: lessons.
+        breach: the guard found it worse than its checkpoint: a rollback to that.
+    """
+
+    learned: int = 0
+    breach: control.Rollback | None = None
+
+
+class Tiers:
+    """The release's own head, and the fast tier's where there is one.
+
+    Args:
+        fast: the fast tier, if there is to be one.
+        start: the head before any release.
+        issuer: the learner's name on the control log.
+    """
+
+    def __init__(self, fast: Fast | None, *, start: AnyHead, issuer: str) -> None:
+        self.fast = fast
+        self.head = start
+        """That answers."""
+        self.version = ""
+        """Its name."""
+        self.examples_upto = 0
+        """What it has learned."""
+        self.built: bytes | None = None
+        """The fast tier that a round has built for the base that is being promoted."""
+        self._issuer = issuer
+        self._start = start
+        self._start_upto = 0
+        self._rolled_back = -1
+        self._breached: tuple[int, str] = (-1, "")
+
+    def began(self, previous: State, state: State, verdict: Verdict) -> None:
+        """A message was folded."""
+        if isinstance(verdict.message, control.Rollback | control.Deny) and state.epoch > previous.epoch:
+            self._rolled_back = state.epoch
+
+    def loaded(self, head: AnyHead, examples_upto: int) -> None:
+        """A release's own head was loaded."""
+        self._start, self._start_upto = head, examples_upto
+
+    def choose(self, state: State) -> None:
+        """The version in force is that of ``state``, whose own head was loaded."""
+        chosen = None
+        if self.fast is not None and state.base:
+            built, self.built = self.built, None
+            self.fast.follow(state, rolled_back=self._rolled_back, examples_upto=self._start_upto, built=built)
+            chosen = self.fast.in_force(state)
+        self.head = self._start if chosen is None else chosen.head
+        self.version = state.version if chosen is None else chosen.version
+        self.examples_upto = self._start_upto if chosen is None else chosen.examples_upto
+
+    def ahead(self, state: State, now: float, *, start_head: str = "") -> None:
+        """Let the epoch that a message is about to begin, on the same base, begin with the head of now."""
+        if self.fast is not None:
+            self.fast.publish(state, leader=self._issuer, now=now, ahead=True, start_head=start_head)
+
+    def heads(self) -> set[str]:
+        """Heads of checkpoints, by which a rollback of the fast tier names them."""
+        return set() if self.fast is None else self.fast.heads()
+
+    def freshen(
+        self, state: State, now: float, *, leading: bool, limit: int = CHUNK, needed_from: int | None = None
+    ) -> Step:
+        """Learn up to ``limit`` of what waits, and let the newest head answer.
+
+        Args:
+            state: whose version is in force.
+            leading: this learner leads, in this very state.
+            needed_from: lessons after this one are needed by a round that runs.
+        """
+        if self.fast is None or not state.base:
+            return Step()
+        learned = self.fast.learn(limit)
+        if not leading:
+            return Step(learned=learned)
+        breach = None
+        if not (state.pinned or state.paused) and self.fast.due(now):
+            breach = self._publish(self.fast, state, now)
+        if breach is None:
+            self.fast.keep(state, now, needed_from=needed_from)
+        return Step(learned=learned, breach=breach)
+
+    def _publish(self, fast: Fast, state: State, now: float) -> control.Rollback | None:
+        verdict = fast.judged()
+        if verdict.accepted:
+            if fast.publish(state, leader=self._issuer, now=now):
+                self.choose(state)
+            return None
+        if self._breached == (state.epoch, fast.checkpoint):
+            return None
+        self._breached = (state.epoch, fast.checkpoint)
+        return control.new(
+            control.Rollback,
+            by=self._issuer,
+            now=now,
+            to_epoch=state.epoch,
+            expected_epoch=state.epoch,
+            automatic=True,
+            checkpoint=fast.checkpoint,
+            reason=verdict.reason,
+        )

@@ -1,0 +1,278 @@
+"""The fast tier in the learner: its heads, its restarts, and what the control log makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from learning_parts import DIM, Learning, labelled, names, text
+
+from stream_ft import control
+from stream_ft.events import Feedback, LabelCorrection, Prediction, to_json
+from stream_ft.learn.fast.tier import FastTier
+from stream_ft.release.heads import HeadRecord
+from stream_ft.testing import MemoryLog
+from stream_ft.wiring.fast import Fast
+
+FAST: dict[str, Any] = {"fast.enabled": True, "fast.checkpoint_every": 40}
+
+
+@pytest.fixture
+def learning(tmp_path: Path) -> Iterator[Learning]:
+    made = Learning(tmp_path, **FAST)
+    made.step(2)
+    yield made
+    made.close()
+
+
+def fast(learning: Learning) -> Fast:
+    found = learning.core.tiers.fast
+    assert found is not None
+    return found
+
+
+def tier(learning: Learning) -> FastTier:
+    found = fast(learning)._tier
+    assert found is not None
+    return found
+
+
+def heads(learning: Learning) -> list[HeadRecord]:
+    first, _ = learning.log.bounds(names("heads"), 0)
+    records = learning.log.read(names("heads"), 0, first, 10_000)
+    return [msgspec.msgpack.decode(record.value, type=HeadRecord) for record in records]
+
+
+def test_every_example_is_learned_and_the_next_answer_is_of_the_new_head(learning: Learning) -> None:
+    learning.label(0, 10)
+    learning.step()
+    assert tier(learning).learned == 10
+    assert learning.core.head.labels == ("a", "b")
+    assert learning.core.tiers.version == "v0.1.1"
+    learning.label(10, 12)
+    learning.step()
+    learning.publish("labels", labelled(12, "new"))
+    learning.step()
+    assert learning.core.head.labels == ("a", "b", "new")
+    example = learning.store.training()[-1]
+    assert (example.predicted_version, example.predicted in {"a", "b"}) == ("v0.1.2", True)
+    assert [(made.seq, made.epoch, made.labels) for made in heads(learning)] == [(1, 1, 2), (2, 1, 2), (3, 1, 3)]
+    assert heads(learning)[-1].examples_upto == learning.store.max_seq()
+
+
+def test_heads_are_published_at_most_once_a_second_and_only_when_something_was_learned(learning: Learning) -> None:
+    for number in range(20):
+        learning.label(number, number + 1)
+        learning.step(seconds=0.25)
+    learning.step(10)
+    assert 5 <= len(heads(learning)) <= 6
+    assert heads(learning)[-1].examples_upto == learning.store.max_seq()
+
+
+def test_a_killed_learner_goes_on_exactly_and_learns_nothing_twice(tmp_path: Path) -> None:
+    states = []
+    for killed_at in ((), (7,), (3, 9, 10)):
+        folder = tmp_path / str(killed_at)
+        learning = Learning(folder, files=True, **FAST)
+        learning.step(2)
+        for part in range(12):
+            learning.label(part * 9, part * 9 + 9, of=("a", "b", "c", "d"))
+            learning.step()
+            if part in killed_at:
+                learning.close()  # nothing is saved at the end: this is what a kill leaves
+                learning = Learning(folder, files=True, clock=learning.clock, **FAST)
+                learning.step(2)
+        learning.step(3)
+        assert tier(learning).learned == 108
+        states.append(tier(learning).to_bytes())
+        learning.close()
+    assert states[0] == states[1] == states[2]
+
+
+def test_examples_for_which_there_is_no_room_are_learned_too(tmp_path: Path) -> None:
+    learning = Learning(tmp_path, **FAST | {"replay.capacity": 20})
+    learning.step(2)
+    learning.label(0, 100)
+    learning.step(5)
+    assert (learning.store.count().train, tier(learning).learned) == (20, 100)
+    learning.close()
+
+
+def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
+    learning = Learning(tmp_path, **FAST | {"replay.holdout_share": 0.3, "replay.holdout_after": 5})
+    learning.step(2)
+    learning.label(0, 100)
+    learning.step(5)
+    held = learning.store.count().holdout
+    assert held > 10
+    assert tier(learning).learned == 100 - held
+    learning.close()
+
+
+def test_a_restart_begins_its_epoch_with_the_head_it_had(tmp_path: Path) -> None:
+    learning = Learning(tmp_path, files=True, **FAST)
+    learning.step(2)
+    learning.label(0, 50)
+    learning.step(3)
+    learning.close()
+    again = Learning(tmp_path, files=True, clock=learning.clock, follow=False, **FAST)
+    again.step()
+    again.step()
+    assert again.core.state.epoch == 2
+    assert (again.core.tiers.version, again.core.head.labels) == ("v0.2.1", ("a", "b"))
+    again.close()
+
+
+def test_fault_29_who_does_not_lead_publishes_nothing_more(tmp_path: Path) -> None:
+    log = MemoryLog()
+    first = Learning(tmp_path / "1", log=log, **FAST)
+    first.step(2)
+    first.label(0, 10)
+    first.step(2)
+    published = len(heads(first))
+    second = Learning(tmp_path / "2", log=log, name="b", **FAST)
+    second.step(2)
+    first.label(10, 20)
+    first.step(3)
+    assert first.core.tiers.version == "v0.2.0"
+    assert [made.leader for made in heads(first)[published:]] == ["learner/b"] * len(heads(first)[published:])
+    assert tier(first).learned == 20
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("command", [control.Pin, control.Pause])
+def test_a_pinned_or_paused_version_stays_and_what_came_is_in_the_next_head(
+    learning: Learning, command: type[control.Command]
+) -> None:
+    learning.label(0, 10)
+    learning.step()
+    learning.issue(command)
+    learning.step()
+    learning.label(10, 30)
+    learning.step(3)
+    assert learning.core.tiers.version == "v0.1.1"
+    learning.issue(control.Unpin if command is control.Pin else control.Resume)
+    learning.step(2)
+    assert (learning.core.tiers.version, tier(learning).learned) == ("v0.1.2", 30)
+
+
+def test_a_rollback_resets_the_tier_to_the_checkpoint_that_it_names_and_what_came_since_is_not_learned_again(
+    learning: Learning,
+) -> None:
+    learning.label(0, 40)
+    learning.step(2)
+    (kept,) = [taken for taken in learning.store.lessons.checkpoints() if taken.upto == 40]
+    learning.label(40, 70, of=("poison",))
+    learning.step(2)
+    assert "poison" in learning.core.head.labels
+    learning.issue(control.Rollback, to_epoch=1, reason="poison", checkpoint=kept.head)
+    learning.step()
+    assert learning.core.state.start_head == kept.head
+    assert tier(learning).to_bytes() == learning.store.lessons.data(kept)
+    assert learning.core.head.labels == ("a", "b")
+    learning.label(70, 80)
+    learning.step(2)
+    assert (tier(learning).learned, tier(learning).labels) == (50, ["a", "b"])
+    assert learning.core.tiers.version == "v0.2.2"
+
+
+def test_the_guard_sets_a_tier_back_that_is_surely_worse_than_its_checkpoint(learning: Learning) -> None:
+    learning.label(0, 40)
+    learning.step(2)
+    kept = fast(learning).checkpoint
+    assert kept
+    learning.label(40, 50)
+    learning.step()
+    before = tier(learning).learned
+    fast(learning)._pairs.extend([(False, True)] * 60)
+    learning.label(50, 60)
+    learning.step(2)
+    assert (learning.core.state.epoch, learning.core.state.start_head) == (2, kept)
+    assert tier(learning).learned == 40 < before
+    assert any("its checkpoint gets right" in said for said in learning.said("rollback"))
+    learning.label(60, 70)
+    learning.step(2)
+    assert tier(learning).learned == 50
+
+
+def promote(learning: Learning, marker: bytes) -> str:
+    core = learning.core
+    base = core.registry.put({"tensors.safetensors": marker})
+    learning.issue(
+        control.Promote,
+        base=base,
+        start_head=core.state.start_head,
+        parent=core.state.base,
+        expected_epoch=core.state.epoch,
+    )
+    learning.step()
+    return base
+
+
+def test_under_another_base_the_tier_is_built_anew_from_what_is_retained(learning: Learning) -> None:
+    learning.label(0, 30)
+    learning.step(2)
+    old = tier(learning)
+    promote(learning, b"other")
+    learning.step(2)
+    plain = FastTier(dim=DIM)
+    for example in learning.store.training():
+        plain.learn(learning.engine.encode([example.input])[0], example.label)
+    assert tier(learning) is not old
+    assert tier(learning).to_bytes() == plain.to_bytes()
+    assert learning.core.tiers.version.startswith("v2.2.")
+    assert learning.core.head.labels == ("a", "b")
+
+
+def test_feedback_predicted_under_another_base_is_embedded_again(learning: Learning) -> None:
+    old = learning.core.state.base
+    learning.label(0, 20)
+    learning.step(2)
+    stale = learning.engine.encode([text(500)])[0]
+    promote(learning, b"other")
+    learning.step(2)
+    seen: list[np.ndarray] = []
+    learn = tier(learning).learn
+    tier(learning).learn = lambda e, label, weight: (seen.append(e), learn(e, label, weight))[1]  # type: ignore[method-assign]
+    learning.publish(
+        "predictions",
+        to_json(
+            Prediction(
+                id="p",
+                time=learning.clock.now(),
+                model="default",
+                version="v0.1.1",
+                base=old,
+                input=text(500),
+                output="b",
+                embedding=stale.tobytes(),
+            )
+        ),
+    )
+    learning.publish(
+        "feedback", to_json(Feedback(prediction_id="p", kind="correct", correction=LabelCorrection(label="a")))
+    )
+    learning.step(2)
+    fresh = learning.engine.encode([text(500)])[0]
+    assert len(seen) == 1
+    assert np.array_equal(seen[0], fresh)
+    assert not np.array_equal(fresh, stale)
+    assert learning.store.training()[-1].input == text(500)
+
+
+def test_a_return_to_an_earlier_base_takes_up_its_checkpoint(learning: Learning) -> None:
+    learning.label(0, 40)
+    learning.step(3)
+    (kept, *_) = [taken for taken in learning.store.lessons.checkpoints() if taken.upto == 40]
+    promote(learning, b"worse")
+    learning.label(40, 60)
+    learning.step(3)
+    learning.issue(control.Rollback, to_epoch=1, reason="worse", checkpoint=kept.head)
+    learning.step(2)
+    assert tier(learning).to_bytes() == learning.store.lessons.data(kept)
+    assert learning.core.tiers.version.startswith("v0.3.")
