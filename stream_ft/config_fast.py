@@ -19,6 +19,13 @@ class FastSettings(Section):
     checkpoint_every: int = Field(default=500, ge=1)
     """Examples between two states that a rollback can go back to; there is one a minute in any case."""
 
+    head_every: int = Field(default=1_000, ge=1)
+    """New or revised examples between two rounds of the head, in place of a smaller `schedule.min_new`."""
+
+    def names(self) -> list[str]:
+        """Of the learners."""
+        return [name.strip() for name in self.experts.split(",")]
+
     @field_validator("experts")
     @classmethod
     def _experts_are_named(cls, value: str) -> str:

@@ -35,6 +35,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The round ends its training by itself after this long; ``None``: steps alone bound it."""
     threads: int = 1
     projection: int = 2_000
+    experts: list[str] = []
+    """Learners of the fast tier: a new base is compared, and goes on, with one taught on it. Empty: there is none."""
     max_tokens: int = 128
     device: str = "auto"
     engine: Literal["auto", "onnx", "torch"] = "auto"
@@ -50,7 +52,8 @@ class Job(Struct, frozen=True, kw_only=True):
 class Result(Struct, frozen=True, kw_only=True):
     """``result.json``, written last and by rename: if it is there, all the other files are whole.
 
-    Beside it: ``head.safetensors`` (the candidate's head), and for a round that trained the encoder the folder
+    Beside it: ``head.safetensors`` (the candidate's head), ``tier.safetensors`` (the fast tier that gives it) where the
+    job has experts, and for a round that trained the encoder the folder
     ``candidate/`` (files of the new base, without a manifest) and ``embeddings.safetensors`` (``ids`` int64 ``[N]``,
     ``embeddings`` float16 ``[N, dim]`` of training and evaluation examples under the new base).
     """

@@ -330,6 +330,7 @@ class Learner:
                 since_last_round_s=None if self._ended is None else now - self._ended,
                 total_examples=self._train,
                 examples_since_adapt=self._max_seq - self.memory.adapt_upto,
+                adapted=self.memory.adapt_upto > 0,
                 drift_pending=self.memory.drift_at is not None,
                 examples_since_drift=0 if self.memory.drift_at is None else self._max_seq - self.memory.drift_at,
                 train_now=commanded,

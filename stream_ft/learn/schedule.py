@@ -52,6 +52,8 @@ class Facts:
     """Since the last round ended; ``None`` before the first."""
     total_examples: int
     examples_since_adapt: int
+    adapted: bool
+    """Some encoder round has ended."""
     drift_pending: bool
     """An alarm has not been answered by an encoder round yet."""
     examples_since_drift: int
@@ -141,8 +143,7 @@ def _wanted(facts: Facts, policy: Policy) -> tuple[Kind, str]:
 
 def _adapt_due(facts: Facts, policy: Policy) -> int:
     """The first encoder round comes earlier than the others: nothing has been learned by the encoder yet."""
-    first = facts.examples_since_adapt >= facts.total_examples
-    return min(policy.adapt_every, policy.adapt_first) if first else policy.adapt_every
+    return policy.adapt_every if facts.adapted else min(policy.adapt_every, policy.adapt_first)
 
 
 def _pause_s(facts: Facts, policy: Policy) -> float:

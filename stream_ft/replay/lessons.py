@@ -64,8 +64,8 @@ class Lessons:
             ).fetchall()
         return [msgspec.msgpack.decode(data, type=Example) for (data,) in found]
 
-    def checkpoint(self, taken: Checkpoint, data: bytes, *, forget: int) -> None:
-        """Keep a state, and forget lessons up to ``forget`` and the oldest states beyond :data:`KEPT`."""
+    def checkpoint(self, taken: Checkpoint, data: bytes) -> None:
+        """Keep a state; the lessons that it has, and the oldest states beyond :data:`KEPT`, are forgotten."""
         with self._writing():
             self._db.execute(
                 "INSERT INTO checkpoints(base, epoch, upto, head, data) VALUES(?,?,?,?,?)",
@@ -74,7 +74,7 @@ class Lessons:
             self._db.execute(
                 "DELETE FROM checkpoints WHERE id NOT IN (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)", (KEPT,)
             )
-            self._db.execute("DELETE FROM lessons WHERE seq <= ?", (forget,))
+            self._db.execute("DELETE FROM lessons WHERE seq <= ?", (taken.upto,))
 
     def checkpoints(self) -> list[Checkpoint]:
         """What is kept, the newest first."""

@@ -22,7 +22,7 @@ from stream_ft import control, failpoints
 from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, LogTruncatedError, StoreFullError
 from stream_ft.ingest.receive import Redact, received
-from stream_ft.learn import evaluate, schedule
+from stream_ft.learn import evaluate
 from stream_ft.learn.drift import detector
 from stream_ft.learn.job import Result
 from stream_ft.learn.learner import (
@@ -110,7 +110,7 @@ class Core:
         self.round: RoundProcess | None = None
         self.learner = Learner(
             name=name,
-            policy=schedule.Policy(**settings.schedule.model_dump()),
+            policy=starting.policy(settings),
             gate_policy=GatePolicy(**settings.gate.model_dump(), min_examples=settings.schedule.min_evaluation),
             detector=detector(settings.drift.detector, delta=settings.drift.delta),
             scale=find_task(settings.model.task).scale,
@@ -228,7 +228,6 @@ class Core:
             self.in_force,
             now,
             leading=self.learner.leading and self.in_force.epoch == self.state.epoch,
-            needed_from=None if self.round is None else self.round.job.examples_upto,
         )
         if step.breach is not None:
             self._append(step.breach)

@@ -22,7 +22,7 @@ from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, MessageTooLargeError
 from stream_ft.events import Example
 from stream_ft.learn.fast import guard
-from stream_ft.learn.fast.tier import FastTier
+from stream_ft.learn.fast.tier import FastTier, weight_of
 from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.ports import EventLog, Outgoing
 from stream_ft.release import dossier
@@ -158,9 +158,11 @@ class Fast:
         newest = self._store.max_seq()
         if built is not None and not rolled_back:
             try:
-                self._tier, self._base, self.upto = FastTier.from_bytes(built), state.base, examples_upto
+                self._tier, self._base, self.upto = FastTier.from_bytes(built), state.base, newest
                 self._watch("")
                 self._kept = self._checkpoint_every
+                # What came meanwhile, and what the round withheld to judge by.
+                self._queue.extend(e for e in self._store.training() if e.seq > examples_upto)
                 return
             except ArtifactError as error:
                 log.error("the fast tier that a round built cannot be taken up: %s", error)
@@ -211,8 +213,7 @@ class Fast:
         )
         for lesson in lessons:
             embedding = self._embedding(lesson)
-            # A user's word that nobody else confirms counts half of a back office's.
-            self._tier.learn(embedding, lesson.label, 1.0 if lesson.trust > 1 else 0.5)
+            self._tier.learn(embedding, lesson.label, weight_of(lesson.trust))
             if not anew:
                 self.upto = lesson.seq
                 self._kept += 1
@@ -302,27 +303,22 @@ class Fast:
             self._log.trim(self._topic, 0, offset - ON_LOG)
         return True
 
-    def keep(self, state: State, now: float, *, needed_from: int | None = None) -> bool:
-        """Take a checkpoint if it is time.
-
-        Args:
-            needed_from: lessons after this one are needed by a round that runs.
-        """
+    def keep(self, state: State, now: float) -> bool:
+        """Take a checkpoint if it is time."""
         if self._tier is None or self._queue or not self._tier.labels or state.base != self._base or not self._kept:
             return False
         if self._kept < self._checkpoint_every and 0 <= now - self._kept_at < CHECKPOINT_S:
             return False
         head = self._registry.put_head(self._stamped(now))
-        self._keep(state.epoch, head, needed_from=needed_from)
+        self._keep(state.epoch, head)
         self._kept_at = now
         self._watch(head)
         return True
 
-    def _keep(self, epoch: int, head: str, *, needed_from: int | None = None) -> None:
+    def _keep(self, epoch: int, head: str) -> None:
         assert self._tier is not None
         taken = Checkpoint(base=self._base, epoch=epoch, upto=self.upto, head=head)
-        forget = self.upto if needed_from is None else min(self.upto, needed_from)
-        self._store.lessons.checkpoint(taken, self._tier.to_bytes(), forget=forget)
+        self._store.lessons.checkpoint(taken, self._tier.to_bytes())
         self._kept = 0
 
     def heads(self) -> set[str]:
@@ -362,7 +358,7 @@ def fast_tier(
         topic=topic(settings.model.name, "heads"),
         embed=embed,
         dim=dim,
-        experts=[name.strip() for name in asked.experts.split(",")],
+        experts=asked.names(),
         seed=settings.seed,
         every_s=asked.every_s,
         checkpoint_every=asked.checkpoint_every,

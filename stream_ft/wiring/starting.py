@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stream_ft.config import Settings
 from stream_ft.events import Example
@@ -98,6 +98,7 @@ def plan(
         seconds=None if deterministic else chosen.seconds,
         threads=chosen.threads,
         projection=chosen.projection,
+        experts=settings.fast.names() if settings.fast.enabled else [],
         max_tokens=settings.model.max_tokens,
         device=settings.model.device,
         engine=settings.model.engine,
@@ -107,6 +108,12 @@ def plan(
         epoch=state.epoch,
     )
     return Planned(job=job, split=split)
+
+
+def policy(settings: Settings) -> schedule.Policy:
+    """When rounds start. A head that the fast tier has moved on from need not be fitted as often."""
+    asked = schedule.Policy(**settings.schedule.model_dump())
+    return replace(asked, min_new=max(asked.min_new, settings.fast.head_every)) if settings.fast.enabled else asked
 
 
 def apart(split: evaluate.Split, champion_upto: int) -> evaluate.Split:

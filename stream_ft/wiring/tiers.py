@@ -77,15 +77,12 @@ class Tiers:
         """Heads of checkpoints, by which a rollback of the fast tier names them."""
         return set() if self.fast is None else self.fast.heads()
 
-    def freshen(
-        self, state: State, now: float, *, leading: bool, limit: int = CHUNK, needed_from: int | None = None
-    ) -> Step:
+    def freshen(self, state: State, now: float, *, leading: bool, limit: int = CHUNK) -> Step:
         """Learn up to ``limit`` of what waits, and let the newest head answer.
 
         Args:
             state: whose version is in force.
             leading: this learner leads, in this very state.
-            needed_from: lessons after this one are needed by a round that runs.
         """
         if self.fast is None or not state.base:
             return Step()
@@ -96,7 +93,7 @@ class Tiers:
         if not (state.pinned or state.paused) and self.fast.due(now):
             breach = self._publish(self.fast, state, now)
         if breach is None:
-            self.fast.keep(state, now, needed_from=needed_from)
+            self.fast.keep(state, now)
         return Step(learned=learned, breach=breach)
 
     def _publish(self, fast: Fast, state: State, now: float) -> control.Rollback | None:

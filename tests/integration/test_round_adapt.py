@@ -19,11 +19,13 @@ from transformers import AutoModel, AutoTokenizer
 from stream_ft.errors import ArtifactError
 from stream_ft.learn.adapt.candidate import TRAINING_STATE, read_folder
 from stream_ft.learn.adapt.trainer import TrainingAborted
+from stream_ft.learn.fast.tier import FastTier, taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import run
 from stream_ft.model.base import base_files
 from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head
+from stream_ft.model.mixture import read_head
 
 METHODS = ("lora", "partial", "full", "scratch")
 TRAIN, EVALUATE = examples(160), examples(60, start=160)
@@ -226,6 +228,29 @@ def test_a_seed_fixes_every_byte(base, tmp_path):
     ]
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_with_a_fast_tier_both_bases_are_judged_with_one_that_learned_the_same(base, tmp_path):
+    experts = ["softmax", "means", "concepts"]
+    genesis(base, tmp_path / "genesis")
+    folder = job_folder(tmp_path / "job", order(base, tmp_path, "lora", experts=experts), TRAIN, EVALUATE)
+    result = finished(folder)
+    assert result.ok
+    embedded = load_file(folder / "embeddings.safetensors")["embeddings"]
+    tier = FastTier.from_bytes((folder / "tier.safetensors").read_bytes())
+    same = taught(embedded[: len(TRAIN)], TRAIN, experts=experts, seed=0)
+    assert (tier.learned, tier.labels) == (len(TRAIN), same.labels)
+    assert np.allclose(tier.probabilities(embedded[-1]), same.probabilities(embedded[-1]), atol=1e-3)
+    head = read_head((folder / "head.safetensors").read_bytes())
+    right = [label for label, _ in head.predict(embedded[len(TRAIN) :])]
+    assert result.scores_candidate == [float(x == e.label) for x, e in zip(right, EVALUATE, strict=True)]
+    champion = TorchEngine(base, max_tokens=32, threads=1, device="cpu")
+    champion.prepare("genesis", base_files(base))
+    champion.activate("genesis")
+    made = champion.encode([example.input for example in (*TRAIN, *EVALUATE)])
+    old = read_head(taught(made[: len(TRAIN)], TRAIN, experts=experts, seed=0).head().to_bytes())
+    right = [label for label, _ in old.predict(made[len(TRAIN) :])]
+    assert result.scores_champion == [float(x == e.label) for x, e in zip(right, EVALUATE, strict=True)]
 
 
 def test_a_training_that_diverges_leaves_no_candidate(base, tmp_path):

@@ -31,6 +31,7 @@ DUE = Facts(
     since_last_round_s=5.0,
     total_examples=500,
     examples_since_adapt=50,
+    adapted=False,
     drift_pending=False,
     examples_since_drift=0,
     train_now=False,
@@ -130,7 +131,13 @@ def test_the_first_encoder_round(count: int, kind: str) -> None:
 
 @pytest.mark.parametrize(("since", "kind"), [(1_999, "head"), (2_000, "adapt")])
 def test_later_encoder_rounds(since: int, kind: str) -> None:
-    assert decide(replace(DUE, total_examples=5_000, examples_since_adapt=since), POLICY).kind == kind
+    facts = replace(DUE, total_examples=5_000, examples_since_adapt=since, adapted=True)
+    assert decide(facts, POLICY).kind == kind
+
+
+def test_revisions_of_few_examples_are_no_first_encoder_round() -> None:
+    facts = replace(DUE, total_examples=1_000, examples_since_adapt=1_500, adapted=True)
+    assert decide(facts, POLICY).kind == "head"
 
 
 def test_zero_never_adapts_by_count() -> None:
@@ -201,6 +208,7 @@ def test_quiet_hours_that_cannot_be_read_are_told_at_once(quiet: str) -> None:
         since_last_round_s=st.none() | st.floats(0, 1_000),
         total_examples=st.integers(0, 5_000),
         examples_since_adapt=st.integers(0, 5_000),
+        adapted=st.booleans(),
         drift_pending=st.booleans(),
         examples_since_drift=st.integers(0, 1_000),
         train_now=st.booleans(),

@@ -18,16 +18,17 @@ from stream_ft.events import Example
 from stream_ft.learn.adapt import Method, method
 from stream_ft.learn.adapt.batches import Batches
 from stream_ft.learn.adapt.trainer import Trained, make_optimizer, train
+from stream_ft.learn.fast.tier import taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import failed, read_head
 from stream_ft.memory import give_back
+from stream_ft.model import mixture
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
 from stream_ft.model.engines import Engine
 from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import mean_pool, pad
 from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors, pick_device, tied_names
 from stream_ft.model.engines.variants import open_variant
-from stream_ft.model.heads import Head
 from stream_ft.model.tasks import Task, find_task
 from stream_ft.model.tasks.training_head import TrainingHead
 from stream_ft.model.tensors import effective
@@ -53,7 +54,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         return failed(job, f"None of the examples can be learned from in the task {job.task}.")
     torch.set_num_threads(job.threads)
     base = resolve(job.base_model)
-    scores_champion = _champion_scores(task, job, base, evaluate)
+    scores_champion = _champion_scores(task, job, base, train_on, evaluate)
     _make_room()
     deadline = None if job.seconds is None else started + TRAINING_SHARE * job.seconds
     trained = _trained(folder / "candidate", task, job, base, train_on, deadline)
@@ -70,7 +71,12 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
     del served
     _make_room()
     known, asked = embeddings[: len(train_on)], embeddings[len(train_on) :]
-    data = task.fit(known, train_on, features=job.projection, seed=job.seed).to_bytes()
+    if job.experts and task.scale == "accuracy":
+        tier = taught(known, train_on, experts=job.experts, seed=job.seed)
+        (folder / "tier.safetensors").write_bytes(tier.to_bytes())
+        data = tier.head().to_bytes()
+    else:
+        data = task.fit(known, train_on, features=job.projection, seed=job.seed).to_bytes()
     (folder / "head.safetensors").write_bytes(data)
     return Result(
         ok=True,
@@ -83,7 +89,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
         gpu_peak_mb=torch.cuda.max_memory_allocated() / 2**20 if pick_device(job.device).type == "cuda" else 0.0,
         train_examples=len(train_on),
         scores_champion=scores_champion,
-        scores_candidate=task.score(engine, Head.from_bytes(data), asked, evaluate),
+        scores_candidate=task.score(engine, mixture.read_head(data), asked, evaluate),
         classes=task.classes(evaluate),
         sources=[example.source for example in evaluate],
     )
@@ -141,18 +147,29 @@ def _whole(engine: Engine | None) -> TorchEngine | None:
     return engine if isinstance(engine, TorchEngine) else None
 
 
-def _champion_scores(task: Task, job: Job, base: BaseFolder, evaluate: list[Example]) -> list[float]:
-    """Scores of the active version; its embeddings are taken from the examples where they were made by it."""
+def _champion_scores(
+    task: Task, job: Job, base: BaseFolder, train_on: list[Example], evaluate: list[Example]
+) -> list[float]:
+    """Scores of the active base; its embeddings are taken from the examples where they were made by it.
+
+    With its own head, or with a fast tier that has learned what the candidate's will: the live one has seen the
+    evaluation examples that are withheld here.
+    """
     head = read_head(job.champion_head)
     by_embedding = task.scale == "accuracy"
-    if by_embedding and (head is None or not head.labels):
+    teach = train_on if job.experts and by_embedding else []
+    if by_embedding and not teach and (head is None or not head.labels):
         return [0.0] * len(evaluate)
     engine = None
-    if not by_embedding or any(not _made_by(job.champion_base, example) for example in evaluate):
+    needed = [*teach, *evaluate]
+    if not by_embedding or any(not _made_by(job.champion_base, example) for example in needed):
         engine = _engine(task, job, base, job.champion_dir)
-    rows = _embeddings(evaluate, job.champion_base, lambda some: [] if engine is None else list(_encoded(engine, some)))
+    rows = _embeddings(needed, job.champion_base, lambda some: [] if engine is None else list(_encoded(engine, some)))
     stacked = np.stack(rows) if rows else np.zeros((0, 0), np.float16)
-    return task.score(_whole(engine), head, stacked, evaluate)
+    if teach:
+        tier = taught(stacked[: len(teach)], teach, experts=job.experts, seed=job.seed)
+        head = mixture.read_head(tier.head().to_bytes())
+    return task.score(_whole(engine), head, stacked[len(teach) :], evaluate)
 
 
 def _encoded(engine: Engine, examples: Sequence[Example]) -> npt.NDArray[np.float16]:

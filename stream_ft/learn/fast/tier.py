@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from stream_ft.errors import ArtifactError, ConfigError
+from stream_ft.events import Example
 from stream_ft.learn.fast.expert import Arrays, Seen, load_expert
 from stream_ft.learn.fast.mixing import Mixing
 from stream_ft.model.heads import Floats, Head
@@ -20,6 +21,26 @@ from stream_ft.model.mixture import Mixture, Part
 EXPERTS = ("softmax", "means", "concepts")
 """The default mixture."""
 FORMAT = 1
+
+
+def weight_of(trust: int) -> float:
+    """How much an example counts: a user's word that no back office confirmed, half."""
+    return 1.0 if trust > 1 else 0.5
+
+
+def taught(
+    embeddings: npt.NDArray[np.floating], examples: Sequence[Example], *, experts: Sequence[str], seed: int
+) -> FastTier:
+    """A tier that has learned from these examples, in this order, and nothing else.
+
+    Args:
+        embeddings: ``[N, dim]``, all of one base.
+        examples: ``N`` of them.
+    """
+    tier = FastTier(dim=embeddings.shape[1], experts=experts, seed=seed)
+    for embedding, example in zip(embeddings, examples, strict=True):
+        tier.learn(embedding, example.label, weight_of(example.trust))
+    return tier
 
 
 class FastTier:

@@ -1,0 +1,135 @@
+"""A base is promoted while the fast tier goes on: what a round built is taken up, and answers get no worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learning_parts import Learning
+from safetensors.numpy import save_file
+
+from stream_ft.events import LabelCorrection, LabelledEvent, to_json
+from stream_ft.learn.fast.tier import taught
+from stream_ft.learn.job import Job, Result
+from stream_ft.ports import Record
+from stream_ft.replay.store import Applied
+from stream_ft.wiring.rounds import Outcome
+
+SUBJECTS = ("card", "transfer", "refund", "exchange", "password", "top-up", "cash", "statement")
+WORDS = ("please", "today", "again", "my", "the", "still", "now", "help", "why", "is", "not", "there", "it", "and")
+NEW = b"b"
+"""A base that encodes these sentences about as well as the first one: random bases differ in that."""
+EXPERTS = ["softmax", "means", "concepts"]
+
+
+@pytest.fixture
+def learning(tmp_path: Path) -> Iterator[Learning]:
+    made = Learning(tmp_path, **{"fast.enabled": True, "fast.checkpoint_every": 200, "schedule.min_evaluation": 200})
+    made.step(2)
+    yield made
+    made.close()
+
+
+def sentence(number: int) -> tuple[str, str]:
+    draw = np.random.default_rng(number)
+    subject = SUBJECTS[number % len(SUBJECTS)]
+    words = [*draw.choice(WORDS, 4), subject, *draw.choice(WORDS, 3), f"{number:x}"]
+    return " ".join(words), subject
+
+
+def feed(learning: Learning, start: int, stop: int) -> float:
+    """Events one after the other; the share that was answered right before it was learned."""
+    right: list[bool] = []
+    ingest = learning.core.ingest
+
+    def watched(records: Sequence[Record], now: float) -> Applied:
+        applied = ingest(records, now)
+        right.extend(scored.correct for scored in applied.scored)
+        return applied
+
+    learning.core.ingest = watched  # type: ignore[method-assign]
+    for number in range(start, stop):
+        said, label = sentence(number)
+        event = LabelledEvent(id=f"s{number}", input=said, correction=LabelCorrection(label=label))
+        learning.publish("labels", to_json(event))
+        learning.step(seconds=1.0)
+    learning.core.ingest = ingest  # type: ignore[method-assign]
+    assert len(right) == stop - start
+    return float(np.mean(right))
+
+
+def encoder(learning: Learning, base: bytes) -> None:
+    """From now on every base that is prepared encodes as this one."""
+    engine = learning.engine
+
+    def prepare(name: str, files: dict[str, bytes], between: object = None) -> None:
+        engine._salts[name] = base
+
+    engine.prepare = prepare  # type: ignore[method-assign,assignment]
+
+
+def under(learning: Learning, base: bytes, texts: Sequence[str]) -> np.ndarray:
+    active, learning.engine._salt = learning.engine._salt, base
+    embeddings = learning.engine.encode(list(texts))
+    learning.engine._salt = active
+    return embeddings
+
+
+def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the_round_built(
+    learning: Learning,
+) -> None:
+    feed(learning, 0, 300)
+    core = learning.core
+    before = feed(learning, 300, 500)
+    known = core.store.training()
+    given, withheld = known[:-60], known[-60:]
+    job = Job(
+        kind="lora",
+        base_model="tiny",
+        champion_base=core.state.base,
+        examples_upto=given[-1].seq,
+        epoch=core.state.epoch,
+        experts=EXPERTS,
+    )
+    folder = core._jobs / "round"
+    (folder / "candidate").mkdir(parents=True)
+    (folder / "candidate" / "tensors.safetensors").write_bytes(NEW)
+    embeddings = under(learning, NEW, [example.input for example in known])
+    tier = taught(embeddings[: len(given)], given, experts=EXPERTS, seed=0)
+    (folder / "head.safetensors").write_bytes(tier.head().to_bytes())
+    (folder / "tier.safetensors").write_bytes(tier.to_bytes())
+    ids = np.array([example.id for example in known])
+    save_file({"ids": ids, "embeddings": embeddings}, folder / "embeddings.safetensors")
+    encoder(learning, NEW)
+    scores = [[1.0] * 150 + [0.0] * 50, [1.0] * 160 + [0.0] * 40]
+    result = Result(
+        ok=True,
+        kind="lora",
+        examples_upto=job.examples_upto,
+        scores_champion=scores[0],
+        scores_candidate=scores[1],
+        classes=["x"] * 200,
+    )
+    encoded = learning.engine.encoded
+    core.finish(Outcome(job=job, folder=folder, result=result), learning.clock.now())
+    assert core.state.epoch == 2
+    assert core.head.labels == tuple(tier.labels), "it begins with the tier's head"
+    assert set(tier.labels) == set(SUBJECTS)
+    learning.step(3)
+    assert core.tiers.version in {"v2.2.1", "v2.2.2"}
+    assert learning.engine.encoded == encoded, "all that the round embedded is taken over"
+    retained = {example.id for example in core.store.training()}
+    for embedding, example in zip(embeddings[len(given) :], withheld, strict=True):
+        if example.id in retained:  # the new base may have found that others contradict it
+            tier.learn(embedding, example.label)
+    live = core.tiers.fast
+    assert live is not None
+    assert live._tier is not None
+    assert live._tier.to_bytes() == tier.to_bytes()
+    after = feed(learning, 500, 700)
+    assert before > 0.6
+    noise = 2 * math.sqrt(2 * before * (1 - before) / 200)
+    assert after >= before - noise
