@@ -17,6 +17,7 @@ from starlette.routing import Route
 from stream_ft.errors import ArtifactError
 from stream_ft.release import dossier
 from stream_ft.release.fold import State
+from stream_ft.release.heads import released
 from stream_ft.release.manifest import NAME, check
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.replies import StatusReply, VersionReply, VersionsReply, reply
@@ -143,7 +144,7 @@ class Catalogue:
             epoch=row.epoch,
             base=row.base,
             start_head=row.start_head,
-            active=row.name == self._active(),
+            active=row.name == released(self._active()),
             denied=row.base in state.denied,
             **self._dossier(row.start_head),
         )

@@ -9,6 +9,9 @@ from stream_ft.model.mixture import AnyHead
 from stream_ft.release.fold import State, Verdict
 from stream_ft.wiring.fast import CHUNK, Fast
 
+MOST_AHEAD = 1_024
+"""Lessons learned before an epoch begins: more than there are between two checkpoints."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -71,6 +74,9 @@ class Tiers:
     def ahead(self, state: State, now: float, *, start_head: str = "") -> None:
         """Let the epoch that a message is about to begin, on the same base, begin with the head of now."""
         if self.fast is not None:
+            for _ in range(MOST_AHEAD // CHUNK):  # what was not in a checkpoint yet is in this head
+                if not self.fast.learn(CHUNK):
+                    break
             self.fast.publish(state, leader=self._issuer, now=now, ahead=True, start_head=start_head)
 
     def heads(self) -> set[str]:

@@ -124,6 +124,7 @@ def test_a_restart_begins_its_epoch_with_the_head_it_had(tmp_path: Path) -> None
     again.step()
     assert again.core.state.epoch == 2
     assert (again.core.tiers.version, again.core.head.labels) == ("v0.2.1", ("a", "b"))
+    assert again.core.tiers.examples_upto == 50, "what came after the checkpoint is in it"
     again.close()
 
 
