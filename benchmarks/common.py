@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ class Benchmark:
     Args:
         name: of the file.
         seed: of whatever is drawn.
+        more: arguments of this one alone, with what ``add_argument`` takes.
     """
 
-    def __init__(self, name: str, *, seed: int = 0) -> None:
+    def __init__(self, name: str, *, seed: int = 0, more: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         parser = argparse.ArgumentParser(prog=f"benchmarks/{name}.py")
         parser.add_argument("--out", type=Path, help="file for the JSON")
         parser.add_argument("--quick", action="store_true", help="a fraction of the work: does it run at all")
+        for flag, settings in (more or {}).items():
+            parser.add_argument(flag, **settings)
         self.arguments = parser.parse_args()
         self.quick: bool = self.arguments.quick
         self.name, self.seed = name, seed
