@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-NICE = 19
-"""Of work beside serving: a seventieth of the share of a thread that answers, and all of what that leaves."""
+NICE = 10
+"""Of work beside serving, as of a round: a tenth of the share of a thread that answers, and what that leaves. With less
+it could, beside a round, be kept for seconds from a core while it holds a lock of the process."""
 
 SHARE = 0.1
 """Of one core, for work beside serving while requests queue."""
