@@ -65,9 +65,17 @@ class Broker:
         folder: for data and logs; should not exist.
         secure: SASL_SSL with PLAIN and ACLs; :data:`PASSWORDS` has the users, ``ca`` the authority.
         settings: of the broker, over those here.
+        at: host and port at which ``settings`` make it listen; otherwise free ones.
     """
 
-    def __init__(self, folder: Path, *, secure: bool = False, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        secure: bool = False,
+        settings: Mapping[str, object] | None = None,
+        at: tuple[str, int] | None = None,
+    ) -> None:
         self.folder = folder
         self.secure = secure
         self.ca = folder / "ca.pem"
@@ -75,6 +83,9 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
         self._port, self._controller = free_ports(2)
+        self._host = "127.0.0.1"
+        if at is not None:
+            self._host, self._port = at
         if secure:
             self._make_certificates()
         self._write_settings()
@@ -83,7 +94,7 @@ class Broker:
     @property
     def address(self) -> str:
         """``host:port``."""
-        return f"127.0.0.1:{self._port}"
+        return f"{self._host}:{self._port}"
 
     @property
     def url(self) -> str:
@@ -147,7 +158,7 @@ class Broker:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)):
+                if probe.connect_ex((self._host, self._port)):
                     time.sleep(0.05)
                     continue
             try:
