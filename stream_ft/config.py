@@ -40,9 +40,9 @@ class ModelSettings(Section):
     device: str = "auto"
     """``auto`` takes a GPU if there is one; or a torch device name."""
     quantize: Literal["none", "int8", "int4"] = "none"
-    """Weights as 8-bit or 4-bit integers: less exact."""
+    """Weights as 8-bit or 4-bit integers: less exact, see docs/serving.md#faster-or-smaller-and-less-exact."""
     compile: bool = False
-    """Run ``torch.compile`` at the start, in the torch engine."""
+    """Run ``torch.compile`` at the start, in the torch engine; it takes up to minutes."""
     cache_dir: str = ""
     """Folder of exported graphs and measurements; empty: ``$XDG_CACHE_HOME/stream_ft``."""
 
@@ -58,6 +58,7 @@ class ServeSettings(Section):
     """The HTTP process."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
     """0 takes a free one and prints it."""
     token: str = ""
@@ -93,8 +94,9 @@ class LearnSettings(Section):
     name: str = "learner-1"
     """Under which it leads on the control log."""
     reads: Literal["published", "ingested"] = "published"
-    """The topics that applications publish to, or the one that `ingest` workers write."""
+    """The topics that applications publish to, or the one of ingest workers (docs/publish.md#ingest-workers)."""
     host: str = "127.0.0.1"
+    """Address of the probes and metrics."""
     port: int = Field(default=8081, ge=0, le=65535)
     """Port of ``/livez``, ``/readyz`` and ``/metrics``; 0 takes a free one."""
     frozen_after: int = Field(default=1_000, ge=0)
@@ -161,10 +163,13 @@ class RoundSettings(Section):
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
     steps: int = Field(default=48, ge=1)
+    """Steps of the optimiser."""
     batch: int = Field(default=32, ge=1)
+    """Examples in a step."""
     fresh_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a batch drawn from examples since the last encoder round; the rest is replayed."""
     learning_rate: float = Field(default=5e-4, gt=0)
+    """Highest learning rate, after the warm-up."""
     rank: int = Field(default=8, ge=1)
     """Rank of LoRA, on all linear layers."""
     last_layers: int = Field(default=2, ge=1)
@@ -198,6 +203,7 @@ class DriftSettings(Section):
     """The alarm on the live version's error."""
 
     detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
+    """What watches the error."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
     """Confidence of ADWIN: smaller alarms less."""
 
@@ -206,7 +212,9 @@ class LogSettings(Section):
     """What the log lines look like."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is printed."""
     json_lines: bool = False
+    """One JSON object a line instead of text."""
 
 
 class TraceSettings(Section):
@@ -252,6 +260,7 @@ class Settings(BaseSettings):
     operator: str = "operator"
     """Name under which commands are issued."""
     seed: int = 0
+    """Of sampling and training: the same seed and input give the same result at the same number of threads."""
 
     @classmethod
     def settings_customise_sources(

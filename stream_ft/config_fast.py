@@ -15,10 +15,9 @@ class FastSettings(Section):
     experts: str = "softmax,means,concepts"
     """Learners that are mixed, with commas between them."""
     every_s: float = Field(default=1.0, ge=0)
-    """A new head is published at most this often."""
+    """A new head is published at most this often, in seconds."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Examples between two states that a rollback can go back to; there is one a minute in any case."""
-
     head_every: int = Field(default=1_000, ge=1)
     """New or revised examples between two rounds of the head, in place of a smaller `schedule.min_new`."""
 

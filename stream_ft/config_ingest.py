@@ -13,10 +13,12 @@ class IngestSettings(Section):
     """What becomes of an event before it is stored, in `learn` or in `ingest` workers before it."""
 
     host: str = "127.0.0.1"
+    """Address of a worker's probes and metrics."""
     port: int = Field(default=8082, ge=0, le=65535)
-    """Of a worker's `/livez`, `/readyz` and `/metrics`; 0 takes a free one."""
+    """Port of a worker's `/livez`, `/readyz` and `/metrics`; 0 takes a free one."""
     redact: bool = False
-    """Personal data in texts is replaced by its kind before anything is stored or trained on."""
+    """Personal data in texts is replaced by its kind before anything is stored or trained on; see
+    docs/publish.md#personal-data."""
     redact_kinds: str = "email,iban,card,us_ssn,ip,phone"
     """Kinds that are replaced, with commas between them."""
     phone_region: str = ""
