@@ -33,6 +33,17 @@ class Acknowledged(Struct, frozen=True, kw_only=True):
     """When the acknowledgement arrived, seconds since the epoch."""
 
 
+class Dropped(Struct, frozen=True, kw_only=True):
+    """A request that was not answered by a 2xx within :data:`TIMELY_S`."""
+
+    path: str
+    why: str
+    at: float
+    """When it was sent, seconds since the epoch."""
+    seconds: float
+    """Until it was given up."""
+
+
 class Client:
     """Talks to one server.
 
@@ -42,11 +53,11 @@ class Client:
         transport: replaces the network in tests.
 
     Attributes:
-        sent, dropped: requests of any kind, and those that were not answered by a 2xx within :data:`TIMELY_S`.
+        sent: requests of any kind.
+        dropped: those of them that were not answered in time, with what they met.
         latencies: seconds of each prediction that was answered.
         first_seen: when each version first answered, seconds since the epoch.
         acknowledged: every event that was, in order.
-        last_error: what the last dropped request met, for the screen.
     """
 
     def __init__(self, url: str, *, token: str = "", transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -60,11 +71,15 @@ class Client:
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60),
         )
         self.sent = 0
-        self.dropped = 0
+        self.dropped: list[Dropped] = []
         self.latencies: list[float] = []
         self.first_seen: dict[str, float] = {}
         self.acknowledged: list[Acknowledged] = []
-        self.last_error = ""
+
+    @property
+    def last_error(self) -> str:
+        """What the last dropped request met; empty if none was dropped."""
+        return f"{self.dropped[-1].why} at {self.dropped[-1].path}" if self.dropped else ""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -111,16 +126,17 @@ class Client:
 
     async def _counted(self, method: str, path: str, body: Any) -> dict[str, Any] | None:
         self.sent += 1
-        before = time.perf_counter()
+        at, before = time.time(), time.perf_counter()
         try:
             response = await self._http.request(method, path, json=body)
             if response.is_success and time.perf_counter() - before <= TIMELY_S:
                 value: dict[str, Any] = response.json()
                 return value
-            self.last_error = f"{response.status_code} from {path}: {response.text[:200]}"
+            why = f"{response.status_code}: {response.text[:200]}"
         except (httpx.HTTPError, ValueError) as error:
-            self.last_error = f"{type(error).__name__} from {path}"
-        self.dropped += 1
+            why = type(error).__name__
+        seconds = round(time.perf_counter() - before, 3)
+        self.dropped.append(Dropped(path=path, why=why, at=at, seconds=seconds))
         return None
 
 

@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from stream_ft.connectors.files import Row
+from stream_ft.demo.client import Dropped
 from stream_ft.demo.plan import Plan
 from stream_ft.demo.screen import News
 from stream_ft.wiring.happening import Happening
@@ -31,6 +32,7 @@ class Seen(Struct, frozen=True, kw_only=True):
         final: answers to the final test, live, frozen, softmax.
         waits: seconds from feedback to live, one for each event that got there.
         latencies: seconds of each answer.
+        dropped: requests that were not answered in time.
     """
 
     rows: Sequence[Row]
@@ -43,7 +45,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     final: tuple[Sequence[str], Sequence[str] | None, Sequence[str]]
     waits: Sequence[float]
     latencies: Sequence[float]
-    dropped: int
+    dropped: Sequence[Dropped]
     sent: int
     cpu_s: float
     serve_cpu_s: float
@@ -96,7 +98,8 @@ def summary(plan: Plan, seen: Seen) -> dict[str, Any]:
         "feedback_to_live_s": {"p50": percentile(seen.waits, 0.5), "p99": percentile(seen.waits, 0.99)},
         "import_verdicts": list(seen.import_verdicts),
         "requests": seen.sent,
-        "dropped_requests": seen.dropped,
+        "dropped_requests": len(seen.dropped),
+        "dropped": [structs.asdict(row) for row in seen.dropped],
         "wall_s": round(seen.wall_s, 3),
         "peak_rss_mb": round(seen.peak_rss_mb, 1),
         "macro_f1": macro_f1(right, live),

@@ -191,7 +191,7 @@ class Play:
         picture.version, picture.versions = version, len(self._versions)
         picture.examples = int((learner.get("counts") or {}).get("train") or 0)
         picture.next_round = str((learner.get("next_round") or {}).get("reason") or "")
-        picture.sent, picture.dropped, picture.last_error = client.sent, client.dropped, client.last_error
+        picture.sent, picture.dropped, picture.last_error = client.sent, len(client.dropped), client.last_error
         picture.latency_ms = 1_000 * sorted(client.latencies)[len(client.latencies) // 2] if client.latencies else None
         self._show(picture)
 

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -29,8 +29,8 @@ log = logging.getLogger("stream_ft.serve.batcher")
 
 MOST_IDLE = 16
 """Idle jobs that may wait."""
-PACE = 0.5
-"""Weight of the newest batch in the smoothed cost of an input."""
+RECENT = 16
+"""Batches that tell what an input costs."""
 
 
 class QueueFullError(StreamFTError):
@@ -47,6 +47,21 @@ class DeadlineError(StreamFTError):
 
 class ForwardError(StreamFTError):
     """The forward failed for this request (500); the thread goes on."""
+
+
+def pace(batches: Iterable[tuple[int, float]]) -> float:
+    """Seconds that one more input costs: the median over the inputs of ``batches``, each ``(inputs, seconds)``.
+
+    One batch that the machine held up says nothing of the next, so a mean would refuse requests that are answered in
+    milliseconds. And large batches count by their size: what waits is taken together, at less an input than alone.
+    """
+    costs = sorted((seconds / inputs, inputs) for inputs, seconds in batches)
+    half = sum(inputs for _, inputs in costs) / 2
+    for cost, inputs in costs:
+        half -= inputs
+        if half <= 0:
+            return cost
+    return 0.0
 
 
 class _Request(Generic[T]):
@@ -122,6 +137,7 @@ class Batcher(Generic[T]):
         self._deadline_s = deadline_s
         self._max_wait_s = max_wait_s
         self._pace_s = 0.0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
         self._pressed_at = -math.inf
         self._on_batch = on_batch
         self._on_queue = on_queue
@@ -284,7 +300,7 @@ class Batcher(Generic[T]):
                 answers.extend(forward(chunk))
                 took = self._monotonic() - begun
                 self._on_forward(took)
-                self._paced(took / len(chunk))
+                self._paced(len(chunk), took)
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
             if batch[0].slot == "challenger":  # whatever is wrong with it, the champion is there
                 log.error("the challenger failed; the champion answers", exc_info=error)
@@ -299,9 +315,9 @@ class Batcher(Generic[T]):
             request.resolve(answers[start : start + len(request.texts)])
             start += len(request.texts)
 
-    def _paced(self, seconds: float) -> None:
-        """Seconds of work an input brings, smoothed over the last few batches."""
-        self._pace_s += (seconds - self._pace_s) * (PACE if self._pace_s else 1.0)
+    def _paced(self, inputs: int, seconds: float) -> None:
+        self._recent.append((inputs, seconds))
+        self._pace_s = pace(self._recent)
 
     def _fail(self, batch: list[_Request[T]], error: Exception) -> None:
         if len(batch) > 1:  # find the request that breaks the forward, so that the others are answered

@@ -48,6 +48,8 @@ log = logging.getLogger("stream_ft.serve")
 
 DRAIN_S = 10
 """Requests that are under way when the process is told to end may take this long."""
+KEEP_ALIVE_S = 75
+"""An idle connection is kept longer than clients keep theirs: one that is closed just as it is used fails a request."""
 POLL_S = 0.1
 PATIENCE_S = 2.0
 """A broker that does not answer holds nothing up for longer."""
@@ -270,6 +272,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=DRAIN_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
         self._listener = listener

@@ -45,6 +45,7 @@ def test_the_demo_shows_what_it_promises(demo: tuple[subprocess.CompletedProcess
     assert done.returncode == 0, done.stderr + done.stdout[-2_000:]
     assert "Traceback" not in done.stderr + done.stdout
     result = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert result["dropped"] == []
     assert result["dropped_requests"] == 0
     assert result["requests"] / result["wall_s"] >= 20
     assert result["promotions"] >= 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_ft.errors import StreamFTError
-from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, ForwardError, QueueFullError
+from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, ForwardError, QueueFullError, pace
 
 WAIT_S = 10.0
 
@@ -248,6 +248,14 @@ def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_i
         await asyncio.gather(first, second)
 
     asyncio.run(scene())
+
+
+def test_the_pace_is_that_of_large_batches_and_not_of_one_that_was_held_up() -> None:
+    assert pace([]) == 0.0
+    assert pace([(1, 0.1)]) == pytest.approx(0.1)
+    assert pace([*[(1, 0.006)] * 15, (1, 3.0)]) == pytest.approx(0.006), "a machine that stood still once"
+    assert pace([*[(1, 0.1)] * 8, (11, 0.11)]) == pytest.approx(0.01), "taken together they cost less"
+    assert pace([*[(1, 0.006)] * 8, *[(32, 3.2)] * 8]) == pytest.approx(0.1), "really slow"
 
 
 def test_pressed_tells_whether_a_request_had_to_wait_for_others() -> None:

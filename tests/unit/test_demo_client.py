@@ -49,7 +49,7 @@ def test_an_answer_comes_with_its_version_and_time():
         assert found is not None
         assert (found.label, found.version, found.id) == ("stock", "v0.2.0", "p-hello")
         assert list(client.first_seen) == ["v0.2.0"]
-        assert (client.sent, client.dropped, len(client.latencies)) == (1, 0, 1)
+        assert (client.sent, len(client.dropped), len(client.latencies)) == (1, 0, 1)
 
     using(answer, work)
 
@@ -59,7 +59,7 @@ def test_whatever_is_not_a_2xx_is_dropped(status: int):
     async def work(client: Client) -> None:
         assert await client.predict("hello") is None
         assert await client.labels([{"input": "a", "label": "b"}]) is False
-        assert (client.sent, client.dropped) == (2, 2)
+        assert (client.sent, len(client.dropped)) == (2, 2)
         assert str(status) in client.last_error
         assert client.acknowledged == []
 
@@ -76,7 +76,7 @@ def test_no_connection_and_no_json_are_dropped():
         assert await client.predict("hello") is None
         assert "ConnectError" in client.last_error
         assert await client.versions() == []
-        assert client.dropped == 2
+        assert len(client.dropped) == 2
 
     using(broken, work)
 
@@ -86,7 +86,7 @@ def test_a_late_answer_is_dropped(monkeypatch: pytest.MonkeyPatch):
 
     async def work(client: Client) -> None:
         assert await client.predict("hello") is None
-        assert client.dropped == 1
+        assert len(client.dropped) == 1
 
     using(answer, work)
 

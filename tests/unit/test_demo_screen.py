@@ -15,6 +15,7 @@ from rich.console import Console
 from stream_ft.config import read_file
 from stream_ft.connectors.files import Row
 from stream_ft.demo import plan as plans
+from stream_ft.demo.client import Dropped
 from stream_ft.demo.outcome import Seen, report, story, summary
 from stream_ft.demo.plan import Plan
 from stream_ft.demo.play import rollback_target
@@ -241,7 +242,7 @@ def seen(**over: Any) -> tuple[Plan, Seen]:
         "final": (["a"] * 10, ["b"] * 10, [row.label for row in rows[:10]]),
         "waits": [1.0, 2.0, 30.0],
         "latencies": [0.01] * 100,
-        "dropped": 1,
+        "dropped": [Dropped(path="/predict", why="ReadTimeout", at=1.0, seconds=2.0)],
         "sent": 300,
         "cpu_s": 5.0,
         "serve_cpu_s": 2.0,
