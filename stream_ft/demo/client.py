@@ -68,7 +68,8 @@ class Client:
             timeout=TIMELY_S,
             transport=transport,
             trust_env=False,  # a proxy of the environment is not for a server on this machine
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60),
+            # The pool looks at every idle connection at every request: many would cost more than opening a new one.
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=4, keepalive_expiry=30),
         )
         self.sent = 0
         self.dropped: list[Dropped] = []

@@ -222,7 +222,7 @@ class _Player:
                 base_url=url,
                 headers=headers,
                 timeout=TIMEOUT_S,
-                limits=httpx.Limits(max_connections=64),
+                limits=httpx.Limits(max_connections=64, max_keepalive_connections=4),
                 trust_env=not local,  # a proxy of the environment must not stand between two processes of one machine
             )
         except (httpx.InvalidURL, ValueError) as error:

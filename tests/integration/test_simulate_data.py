@@ -42,11 +42,11 @@ def banking(data: Path, out: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_nothing_is_learned_from_permuted_labels(data: Path, tmp_path: Path) -> None:
-    result = banking(data, tmp_path, limit=1_000, permute_labels=True)
-    assert result["events"] == 1_000
+    result = banking(data, tmp_path, limit=500, permute_labels=True)
+    assert result["events"] == 500
     assert result["prequential_accuracy"] <= 0.03
-    honest = banking(data, tmp_path / "honest", limit=1_000)
-    assert honest["prequential_accuracy"] > 0.2, "the same part teaches something when its labels are right"
+    honest = banking(data, tmp_path / "honest", limit=500)
+    assert honest["prequential_accuracy"] > 0.1, "the same part teaches something when its labels are right"
 
 
 @pytest.mark.timeout(600)
@@ -54,9 +54,9 @@ def test_a_seed_fixes_the_outcome_and_the_test_file_changes_nothing_but_its_scor
     other = tmp_path / "other.csv"
     with other.open("w", newline="") as file:
         csv.writer(file).writerows([["text", "category"], ["some text", "card_arrival"]])
-    first = banking(data, tmp_path / "1", limit=600, seed=3, test=data / "banking77" / "test.csv")
-    second = banking(data, tmp_path / "2", limit=600, seed=3, test=data / "banking77" / "test.csv")
-    third = banking(data, tmp_path / "3", limit=600, seed=3, test=other)
+    first = banking(data, tmp_path / "1", limit=400, seed=3, test=data / "banking77" / "test.csv")
+    second = banking(data, tmp_path / "2", limit=400, seed=3, test=data / "banking77" / "test.csv")
+    third = banking(data, tmp_path / "3", limit=400, seed=3, test=other)
     scored = {name for name in first if "final_test" in name} | {"macro_f1", "recall_at_precision_99"}
     for name in first.keys() - MEASURED:
         assert first[name] == second[name], name
@@ -69,7 +69,7 @@ def test_a_seed_fixes_the_outcome_and_the_test_file_changes_nothing_but_its_scor
 @pytest.mark.timeout(600)
 def test_spam_is_found_at_a_precision_of_99_percent(data: Path, tmp_path: Path) -> None:
     result = simulate(
-        data / "sms_spam" / "sms.tsv", text_column="1", label_column="0", limit=1_200, out=tmp_path, order="file"
+        data / "sms_spam" / "sms.tsv", text_column="1", label_column="0", limit=600, out=tmp_path, order="file"
     )
     assert result["classes"] == 2
     assert result["recall_at_precision_99"]["spam"] > 0.2
