@@ -1,4 +1,4 @@
-"""Links and shell commands in the README and the pages under docs/."""
+"""Links and shell commands in the README, the pages under docs/ and deploy/, and the notebook."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from docs_page import PAGES, ROOT, blocks, lines_of_shell, name_of
 
 from stream_ft.cli import app
 from stream_ft.config import Settings
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ids = [page.name for page in PAGES]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+ids = [name_of(page) for page in PAGES]
+HERE = ("curl", "echo", "kcat")
+"""Programs besides our own that a page may use."""
+DEPLOYING = {"deploy/README.md": ("cd", "cp", "docker", "kubectl")}
+"""On one page: there is neither an engine nor a cluster where tests run."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -25,21 +29,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """Code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def prose(page: Path) -> str:
+    """What is written on a page or in a notebook, without its code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
-def lines_of_shell(page: Path) -> list[str]:
-    """Commands of a page, continuation lines joined, comments gone."""
-    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
-    return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=ids)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)
 def test_links_resolve(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+://", target):
             continue
         path, _, anchor = target.partition("#")
@@ -65,14 +66,14 @@ def test_shell_commands_exist(page: Path) -> None:
             # Parses the whole line and runs nothing.
             command.make_context("stream-ft", rest)
         else:
-            assert words[0] in ("curl", "echo", "kcat"), line
+            assert words[0] in (*HERE, *DEPLOYING.get(str(page.relative_to(ROOT)), ())), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_bodies_of_curl_are_json(page: Path) -> None:
     for line in lines_of_shell(page):
         words = shlex.split(line, comments=True)
-        if words[0] == "curl":
+        if words[0] == "curl" and "-d" in words:
             json.loads(words[words.index("-d") + 1])
 
 
@@ -92,3 +93,10 @@ def test_names_of_packages_files_in_docs_exist() -> None:
             r"`((?:docs|stream_ft|connectors|tests|deploy)/[\w./-]+)`", page.read_text(encoding="utf-8")
         ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_the_index_links_every_page() -> None:
+    folder = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)\s#]+)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    there = {str(path.relative_to(folder)) for path in [*folder.glob("*.md"), *NOTEBOOKS]} - {"README.md"}
+    assert there - linked == set()

@@ -1,0 +1,48 @@
+"""Code blocks of the pages, and how their commands are made to fit where a test runs them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "deploy" / "README.md",
+    ROOT / "deploy" / "runbook.md",
+]
+RUNBOOK = ROOT / "deploy" / "runbook.md"
+
+
+def name_of(page: Path) -> str:
+    """A page by its path in the repository, without its ending."""
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def lines_of_shell(page: Path) -> list[str]:
+    """Commands of a page, continuation lines joined, comments gone; of the runbook, those between backticks."""
+    if page == RUNBOOK:
+        found = re.findall(r"`((?:stream-ft|curl) [^`]+)`", page.read_text(encoding="utf-8"))
+        return [" ".join(command.split()) for command in found]
+    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def program(line: str) -> str:
+    """The program that a line of shell starts, without the folder of the virtual environment."""
+    return shlex.split(line, comments=True)[0].removeprefix(".venv/bin/")
+
+
+def fitted(text: str, places: Mapping[str, str]) -> str:
+    """``text`` with each of ``places`` put for what stands for it, the longest first and whole words only."""
+    names = sorted(places, key=len, reverse=True)
+    pattern = "|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in names)
+    return re.sub(pattern, lambda found: places[found[0]], text) if names else text
