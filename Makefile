@@ -16,7 +16,7 @@ test: setup  ## the tests (under 10 minutes on two cores)
 	@$(PY) -m pytest -rs
 
 test-slow: setup  ## the tests that take longer
-	@$(PY) -m pytest -rs -m "slow and not gpu"
+	@$(PY) -m pytest -rs --durations=20 -m "slow and not gpu"
 
 lint: setup  ## style and types
 	@$(PY) -m ruff check .

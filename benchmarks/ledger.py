@@ -53,10 +53,11 @@ class Run:
         folder: for everything.
         broker: started.
         rate: events a second that are published.
+        later: batches after which the learner is killed at a point that every batch passes.
         sabotage: defect of the learner; empty for none.
     """
 
-    def __init__(self, folder: Path, broker: Broker, *, rate: float, sabotage: str) -> None:
+    def __init__(self, folder: Path, broker: Broker, *, rate: float, later: int, sabotage: str) -> None:
         self.folder = folder
         self.broker = broker
         self.ingest = Ingest(folder, broker.address)
@@ -65,6 +66,8 @@ class Run:
         self.kills: Counter[str] = Counter()
         self.failed = ""
         self._rate = rate
+        self._later = later
+        self._started: list[subprocess.Popen[bytes]] = []
         self._sabotage = sabotage
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_FT_")} | {
             f"STREAM_FT_{name}": value
@@ -84,7 +87,7 @@ class Run:
             reached = self.folder / "reached-learn"
             reached.unlink(missing_ok=True)
             # Not the first batch: what a killed worker had forwarded comes again, and would hide that it was lost.
-            hit = 40 if name in ("store.before_commit", "store.after_commit", "ingest.after_poll") else 1
+            hit = self._later if name in ("store.before_commit", "store.after_commit", "ingest.after_poll") else 1
             point = {"STREAM_FT_FAILPOINT": f"{name}:kill:{hit}", "STREAM_FT_FAILPOINT_LOG": str(reached)}
             process = self._learn(point)
             self._wait(f"{name} to be reached", reached.exists)
@@ -158,9 +161,8 @@ class Run:
 
     def close(self) -> None:
         """End what still runs."""
-        for name in ("learning", "publishing"):
-            process = getattr(self, name, None)
-            if process is not None and process.poll() is None:
+        for process in self._started:
+            if process.poll() is None:
                 process.kill()
                 process.wait()
         self.ingest.__exit__(None, None, None)
@@ -203,9 +205,11 @@ class Run:
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
+        self._started.append(process)
+        return process
 
     def _ended(self, process: subprocess.Popen[bytes]) -> None:
         self._wait(f"process {process.pid} to end", lambda: process.poll() is not None)
@@ -252,7 +256,13 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ledger-"))
     try:
         with Broker(folder / "broker") as broker:
-            run = Run(folder, broker, rate=25.0 if bench.quick else 100.0, sabotage=bench.arguments.sabotage)
+            run = Run(
+                folder,
+                broker,
+                rate=25.0 if bench.quick else 100.0,
+                later=5 if bench.quick else 40,
+                sabotage=bench.arguments.sabotage,
+            )
             done = threading.Event()
             broker_kills, freeze_s = (0, 0.0) if bench.arguments.sabotage else (1, 5.0 if bench.quick else 60.0)
             try:
