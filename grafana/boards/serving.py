@@ -114,7 +114,10 @@ BOARD = Board(
                     "control rollback` ends it.",
                     unit="none",
                     queries=(
-                        query("sum by (result, step) (increase(stream_ft_swaps_total[10m]))", "{{result}} {{step}}"),
+                        query(
+                            "sum by (result, step) (increase(stream_ft_swaps_total[10m])) > 0",
+                            "{{result}} {{step}}",
+                        ),
                     ),
                     red=None,
                 ),

@@ -18,7 +18,10 @@ BOARD = Board(
                     "the gate's numbers below. Too many: raise `schedule.interval_s`.",
                     unit="none",
                     queries=(
-                        query("sum by (kind, verdict) (increase(stream_ft_rounds_total[10m]))", "{{kind}} {{verdict}}"),
+                        query(
+                            "sum by (kind, verdict) (increase(stream_ft_rounds_total[10m])) > 0",
+                            "{{kind}} {{verdict}}",
+                        ),
                     ),
                     red=None,
                 ),
@@ -53,11 +56,11 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Rounds in a row without promotion",
-                    help="Refused or failed. Red: three. Read the reason with `stream-ft status`; a source whose "
+                    help="Refused or failed. Red: five. Read the reason with `stream-ft status`; a source whose "
                     "labels contradict the others is set aside with a rollback and `--quarantine-source`.",
                     unit="none",
                     queries=(query("max(stream_ft_rounds_without_promotion)", "rounds"),),
-                    red=("above", 3),
+                    red=("above", 5),
                 ),
                 Panel(
                     title="Not learned yet",
