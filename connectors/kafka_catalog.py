@@ -115,7 +115,7 @@ class Catalog:
                 if row["error_code"] == REFUSED:
                     raise LogAwayError(
                         f"Kafka at {self._link.address} does not let {self._options.username} see {row['name']}.",
-                        "Give the principal its rights: the table of principals in the documentation has them.",
+                        "Give the principal its rights: deploy/kafka/acls.sh has those of each role.",
                     )
                 gone = row["error_code"] != 0
                 identity = "" if gone else str(row["topic_id"])

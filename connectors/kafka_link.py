@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import threading
 import time
@@ -115,6 +116,14 @@ def opened(kind: Callable[..., T], *, within_s: float, **settings: Any) -> T:
     raise failed[0] if failed else KafkaTimeoutError("the connection was not made in time")
 
 
+def _in_short(error: KafkaError) -> str:
+    """A refusal without the whole request and response that kafka-python quotes: what was asked, and of which topic."""
+    quoted = str(error)
+    asked = re.findall(r"(\w+)Request\(", quoted)[:1]
+    named = dict.fromkeys(re.findall(r"stream_ft\.[\w.-]*\w", quoted))
+    return ": ".join([type(error).__name__, ", ".join([*asked, *named])]) if asked or named else quoted
+
+
 class Link:
     """Connects to one cluster, and knows whether it can be reached. Safe to use from threads.
 
@@ -192,8 +201,8 @@ class Link:
     def refused(self, error: KafkaError) -> LogAwayError:
         """What to raise when the principal lacks a right."""
         return LogAwayError(
-            f"Kafka at {self.address} refuses {self._options.username or 'this client'}: {error}.",
-            "Give the principal its rights: the table of principals in the documentation has them.",
+            f"Kafka at {self.address} refuses {self._options.username or 'this client'}: {_in_short(error)}.",
+            "Give the principal its rights: deploy/kafka/acls.sh has those of each role.",
         )
 
     def producer(self) -> KafkaProducer:

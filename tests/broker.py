@@ -283,7 +283,8 @@ class Broker:
         self._settings_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
 
     def _format(self) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # One that begins with "-" would be taken for an option.
+        cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         process = self._java(
             "64m", "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings_file),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
