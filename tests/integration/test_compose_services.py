@@ -21,7 +21,7 @@ from stream_ft.topics import topic
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(480),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each service a loopback address of its own"),
 ]
 ROLES = ("serve-1", "serve-2", "learn", "ingest")
@@ -102,7 +102,7 @@ def client(compose: Compose, name: str) -> httpx.Client:
 
 def test_every_target_of_the_file_is_up(compose: Compose, prometheus: Prometheus) -> None:
     wanted = {f"{compose.addresses[name]}:{port}" for name, port in zip(ROLES, (8080, 8080, 8081, 8082), strict=True)}
-    wait_for("every target", lambda: {one["health"] for one in prometheus.targets()} == {"up"}, 30)
+    wait_for("every target", lambda: {one["health"] for one in prometheus.targets()} == {"up"}, 120)
     assert {one["labels"]["instance"] for one in prometheus.targets()} == wanted
 
 
@@ -115,7 +115,7 @@ def test_a_replica_wants_the_token_and_takes_feedback_on_an_answer_of_the_other(
         ident = answer["predictions"][0]["id"]
         told = other.post("/feedback", json={"prediction_id": ident, "label": "contact", "id": "f-1"})
         assert told.status_code == 202, told.text
-        wait_for("both at ingest's topic", lambda: records(log, "events") >= 2, 30)
+        wait_for("both at ingest's topic", lambda: records(log, "events") >= 2, 120)
         # The console of any replica asks the learner by its name.
         assert other.get("/status").json()["learn"]
     name = topic("default", "events")
@@ -129,15 +129,15 @@ def test_what_the_replayer_plays_is_learned_and_answered_by_both_replicas(
 ) -> None:
     before = records(log, "events")
     compose.start("replayer")
-    wait_for("labels", lambda: records(log, "labels") > 0, 30)
+    wait_for("labels", lambda: records(log, "labels") > 0, 120)
     assert records(log, "predictions") > 0
-    wait_for("ingest", lambda: records(log, "events") > before + 20, 30)
+    wait_for("ingest", lambda: records(log, "events") > before + 20, 120)
     taken = 'sum(stream_ft_consumer_records_total{topic="events"})'
-    wait_for("the learner", lambda: prometheus.value(taken) > 20, 30)
-    wait_for("its examples", lambda: prometheus.value("sum(stream_ft_examples)") > 20, 30)
+    wait_for("the learner", lambda: prometheus.value(taken) > 20, 120)
+    wait_for("its examples", lambda: prometheus.value("sum(stream_ft_examples)") > 20, 120)
     promoted = "min(stream_ft_active_epoch) > 1 and min(stream_ft_active_epoch) == max(stream_ft_active_epoch)"
-    wait_for("a promotion at both replicas", lambda: prometheus.value(promoted), 90)
-    wait_for("its classes, scraped", lambda: prometheus.value("max(stream_ft_classes)") > 1, 30)
+    wait_for("a promotion at both replicas", lambda: prometheus.value(promoted), 120)
+    wait_for("its classes, scraped", lambda: prometheus.value("max(stream_ft_classes)") > 1, 120)
     with client(compose, "serve-1") as one, client(compose, "serve-2") as other:
         for replica in (one, other):
             answer = replica.post("/predict", json={"inputs": ["where is my parcel?"]}).json()
