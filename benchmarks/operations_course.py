@@ -37,7 +37,6 @@ SETTINGS = {
     "SCHEDULE__ADAPT_ON_DRIFT": "false",
     "ROUND__STEPS": "8",
     "ROUND__BATCH": "8",
-    "ROUND__SECONDS": "45",
     "GATE__MARGIN": "0.03",
     "REPLAY__CAPACITY": "1200",
     "LOG__LEVEL": "info",
@@ -88,6 +87,7 @@ class Course:
         self._folder, self._ports, self._prometheus = folder, ports, prometheus
         self._quick = quick
         self._healthy_s = 25.0 if quick else 600.0
+        self._settings = SETTINGS | {"ROUND__SECONDS": "45" if quick else "90"}
         self._small_disk = small_disk
         begun = time.monotonic()
         self._tell = lambda line: tell(f"{time.monotonic() - begun:4.0f} s  {line}")
@@ -106,7 +106,7 @@ class Course:
         with ExitStack() as opened:
             self._up = up = Process(
                 "up", self._folder / "state", self._folder / "up.log",
-                SERVE__PORT=str(self._ports["serve"]), LEARN__PORT=str(self._ports["learn"]), **SETTINGS,
+                SERVE__PORT=str(self._ports["serve"]), LEARN__PORT=str(self._ports["learn"]), **self._settings,
             )  # fmt: skip
             opened.callback(up.stop)
             await asyncio.to_thread(up.wait, "/readyz")
@@ -294,12 +294,12 @@ class Course:
     async def _replicas(self) -> None:
         self._tell("A replica that does not follow; another that has nothing to answer with.")
         stale = Process(
-            "serve", self._stale, self._folder / "stale.log", SERVE__PORT=str(self._ports["stale"]), **SETTINGS
+            "serve", self._stale, self._folder / "stale.log", SERVE__PORT=str(self._ports["stale"]), **self._settings
         )
         foreign_genesis(self._folder / "empty")
         empty = Process(
             "serve", self._folder / "empty", self._folder / "empty.log", SERVE__PORT=str(self._ports["empty"]),
-            **SETTINGS,
+            **self._settings,
         )  # fmt: skip
         self._opened.callback(stale.stop)
         self._opened.callback(empty.stop)
