@@ -104,6 +104,7 @@ def judged(prometheus: Prometheus, watched: Watched) -> dict[str, Any]:
         "alert_expressions_without_rows_named": silent,
         "healthy_s": watched.healthy[1] - watched.healthy[0],
         "fired_while_healthy": sorted(false),
+        "cores_taken_by_others_while_healthy": watched.others_cores,
         "series_under_flood": watched.series,
         "scrape_ms": watched.scrape_s * 1e3,
         **watched.cost,

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import operations_cost
-from operations_house import MODEL, Process, damaged, filled, foreign_genesis, held
+from operations_house import MODEL, Others, Process, damaged, filled, foreign_genesis, held
 from watching import SCRAPE_S, Prometheus, Target
 
 from stream_ft import control
@@ -51,6 +51,7 @@ class Watched:
     Attributes:
         started, ended: of all of it.
         healthy: from when to when nothing was wrong.
+        others_cores: that programs which are not of this run took meanwhile.
         fired: for each alert whose fault was made, whether it fired for the model that it was made in.
         left_out: alerts whose fault could not be made, and why.
         series: that a scrape of both processes returns after a flood.
@@ -61,6 +62,7 @@ class Watched:
     started: float = 0.0
     ended: float = 0.0
     healthy: tuple[float, float] = (0.0, 0.0)
+    others_cores: float = 0.0
     fired: dict[str, bool] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     series: int = 0
@@ -203,9 +205,10 @@ class Course:
     async def _well(self) -> None:
         self._tell(f"{self._healthy_s:.0f} s in which nothing is wrong: people write, correct and label.")
         await self._quiet("NoFeedback")
-        begin = time.time()
+        begin, others = time.time(), Others()
         await asyncio.sleep(self._healthy_s)
         self._watched.healthy = (begin, time.time())
+        self._watched.others_cores = others.cores()
 
     async def _as_usual(self) -> None:
         self._tell("What belongs to a life: ratings, repeated and refused events, a shadow.")

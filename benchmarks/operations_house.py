@@ -113,6 +113,34 @@ class Process:
         self._log.close()
 
 
+class Others:
+    """How many cores programs that are not of this run take meanwhile: what they take, answers wait for."""
+
+    def __init__(self) -> None:
+        self._begun, self._busy, self._ours = time.monotonic(), _busy_s(), _ours_s()
+
+    def cores(self) -> float:
+        """Since it was made, on average."""
+        busy, ours = _busy_s() - self._busy, _ours_s() - self._ours
+        return max(0.0, busy - ours) / (time.monotonic() - self._begun)
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def _ours_s() -> float:
+    """CPU seconds of this process and all below it, those that have ended included."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:4])
+        except psutil.Error:
+            continue  # it has just ended, and its parent has its time
+    return total
+
+
 @contextmanager
 def held(database: Path) -> Iterator[None]:
     """Nobody else can write this file, as under a backup program that locks it."""
