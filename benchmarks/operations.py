@@ -28,7 +28,13 @@ from stream_ft.demo.system import free_port
 DISK_MB = 1_500
 QUICK_FOR_S = 8.0
 """In a quick run no alert waits longer than this."""
-WITHOUT_ROWS = {"training / GPU memory of the last round": "there is no GPU here"}
+NO_INGEST = "no ingest worker runs in an embedded system"
+WITHOUT_ROWS = {
+    "training / GPU memory of the last round": "there is no GPU here",
+    "streaming / Lag of the ingest workers": NO_INGEST,
+    "streaming / Ingest workers that stand still": NO_INGEST,
+    "streaming / Refused by the ingest workers": NO_INGEST,
+}
 """Panels that need not have rows, and why."""
 MAY_BE_ZERO = {
     "streaming / Waiting events": "feedback over HTTP names predictions that were issued, so none waits for long",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from stream_ft.events import Event, Reject
-from stream_ft.metric_labels import DEAD_LETTERS, EVENT_KINDS, slug
+from stream_ft.metric_labels import DEAD_LETTERS, slug
 
 RANKS = ("1", "2", "3", "4", "5")
+TAKEN = ("prediction", "feedback", "labelled")
 
 
 class IngestMetrics:
@@ -48,18 +49,23 @@ class IngestMetrics:
         )
         for rank in RANKS:
             self._busiest.labels(rank).set(0)
+        # A series that is born with its first event has no rate of it: alerts would miss it.
+        for kind in TAKEN:
+            self._taken.labels(kind)
+        for reason in (*DEAD_LETTERS, "other"):
+            self._dead.labels(reason)
 
     def taken(self, event: Event | Reject) -> None:
         """Count one record that was handled and confirmed."""
         if isinstance(event, Reject):
             self._dead.labels(slug(event.reason, DEAD_LETTERS)).inc()
         else:
-            self._taken.labels(slug(str(event.__struct_config__.tag), EVENT_KINDS)).inc()
+            self._taken.labels(slug(str(event.__struct_config__.tag), TAKEN)).inc()
 
-    def progress(self, *, lag: int, still_s: float) -> None:
-        """Set how far the worker is."""
-        self._lag.set(lag)
-        self._still.set(still_s)
+    def progress(self, *, lag: Callable[[], int], still_s: Callable[[], float]) -> None:
+        """How far the worker is, asked at every scrape."""
+        self._lag.set_function(lag)
+        self._still.set_function(still_s)
 
     def rates(self, *, corrections: int, busiest: Sequence[int], sources: int) -> None:
         """Set what the last whole minute brought; ``busiest`` in descending order."""

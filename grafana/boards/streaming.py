@@ -15,7 +15,7 @@ BOARD = Board(
                 Panel(
                     title="Records taken",
                     help="Per second and topic. Red: none. Nobody publishes, or the learner stands still: `curl "
-                    "http://HOST:PORT/readyz` of the learner.",
+                    "http://HOST:LEARN/readyz` of the learner.",
                     unit="cps",
                     queries=(
                         query("sum by (topic) (rate(stream_ft_consumer_records_total[$__rate_interval]))", "{{topic}}"),
@@ -40,7 +40,7 @@ BOARD = Board(
                 Panel(
                     title="Standing still",
                     help="For how long one partition has stood still with records waiting. Red: above half a minute. "
-                    "`curl http://HOST:PORT/readyz` of the learner says why; a full disk or a log that was cut stops "
+                    "`curl http://HOST:LEARN/readyz` of the learner says why; a full disk or a log that was cut stops "
                     "it, and it goes on by itself.",
                     unit="s",
                     queries=(query("max by (topic) (stream_ft_consumer_stalled_seconds)", "{{topic}}"),),
@@ -63,7 +63,7 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Halted",
-                    help="1 while nothing can be taken in. Red: it is. `curl http://HOST:PORT/readyz` of the learner "
+                    help="1 while nothing can be taken in. Red: it is. `curl http://HOST:LEARN/readyz` of the learner "
                     "says what is wrong and what to do.",
                     unit="none",
                     queries=(query("max(stream_ft_consumer_halted)", "halted"),),
@@ -84,6 +84,38 @@ BOARD = Board(
                     unit="cps",
                     queries=(query("sum by (kind) (rate(stream_ft_events_total[$__rate_interval]))", "{{kind}}"),),
                     red=("below", 0.0001),
+                ),
+            ),
+        ),
+        (
+            "Ingest workers",
+            (
+                Panel(
+                    title="Lag of the ingest workers",
+                    help="Events that wait for the workers of `stream-ft ingest`; empty where none runs. Red: more "
+                    "than a thousand. If it grows, start another worker: they share the partitions.",
+                    unit="short",
+                    queries=(query("max by (instance) (stream_ft_ingest_lag_events)", "{{instance}}"),),
+                    red=("above", 1_000),
+                ),
+                Panel(
+                    title="Ingest workers that stand still",
+                    help="For how long a worker has acknowledged nothing with events waiting; empty where none runs. "
+                    "Red: above half a minute. Look at GET /readyz of its own port and at its log; then restart it.",
+                    unit="s",
+                    queries=(query("max by (instance) (stream_ft_ingest_still_seconds)", "{{instance}}"),),
+                    red=("above", 30),
+                ),
+                Panel(
+                    title="Refused by the ingest workers",
+                    help="By reason, in the last ten minutes; empty where no worker runs. Red: more than a hundred. "
+                    "Each lies with its original bytes on the topic stream_ft.MODEL.dlq. Correct the publisher, then "
+                    "publish them again.",
+                    unit="short",
+                    queries=(
+                        query("sum by (reason) (increase(stream_ft_ingest_dead_letters_total[10m]))", "{{reason}}"),
+                    ),
+                    red=("above", 100),
                 ),
             ),
         ),

@@ -95,7 +95,6 @@ def run(settings: Settings) -> int:
         if not state:
             return False, "The worker has not started."
         progress = state[0].progress()
-        series.progress(lag=progress.lag, still_s=progress.still_s)
         if not progress.assigned:
             return False, "No partition is assigned to this worker."
         if progress.still_s > STILL_S:
@@ -121,6 +120,7 @@ def run(settings: Settings) -> int:
             series=series,
         )
         state[:] = [worker]
+        series.progress(lag=lambda: worker.progress().lag, still_s=lambda: worker.progress().still_s)
         # The signal arrives in the main thread, between two steps of its loop, which sleeps a second at most.
         watching = asyncio.create_task(_stop_with(stop, worker.stop))
         try:

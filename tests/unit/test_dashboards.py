@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from stream_ft.cli import app
 from stream_ft.config import Settings, flatten
+from stream_ft.ingest_metrics import IngestMetrics
 from stream_ft.metrics import LearnMetrics, ServeMetrics, new_registry
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ EXPRESSIONS = [target["expr"] for _, panel in PANELS for target in panel["target
 def samples() -> set[str]:
     """Names that a scrape can return."""
     names = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
-    for series in (ServeMetrics(new_registry()), LearnMetrics(new_registry())):
+    for series in (ServeMetrics(new_registry()), LearnMetrics(new_registry()), IngestMetrics(new_registry())):
         for family in series.registry.collect():
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
             names |= {family.name + suffix for suffix in suffixes}
