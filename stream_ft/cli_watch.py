@@ -128,7 +128,7 @@ def _accuracy(learner: Mapping[str, Any], width: int) -> RenderableType:
 
 def _news(learner: Mapping[str, Any], most: int) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(no_wrap=True, overflow="ellipsis")
     told = [one for one in learner.get("happenings", []) if one["kind"] != "round"]
     for one in reversed(told[-most:]):

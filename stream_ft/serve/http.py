@@ -24,7 +24,7 @@ from stream_ft.serve.body import RefusedError
 from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.inference import Inference
 from stream_ft.serve.intake import Intake
-from stream_ft.serve.operate import ControlBody, ControlReply, Operate
+from stream_ft.serve.operate import NAMES, ControlBody, ControlReply, Operate, is_loopback, is_own_name
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.recent import Recent
 from stream_ft.serve.replies import ErrorReply, IndexReply, reply
@@ -198,7 +198,16 @@ class Guard:
                 response = _error(401, "This server needs a token.", "Send the header Authorization: Bearer TOKEN.")
                 response.headers["www-authenticate"] = "Bearer"
                 return response
-        # A page of another site, open in a browser on this machine, must not be able to teach the model.
+        # A page of another site, open in a browser on this machine, must not be able to read what users said, nor to
+        # teach the model: not from its own name, nor by having that name point to this machine.
+        if not self._token and scope["path"] not in OPEN and is_loopback((scope.get("client") or ("",))[0]):
+            host = headers.get(b"host", b"").decode("latin-1")
+            if not is_own_name(host):
+                return _error(
+                    403,
+                    f"Without a token, callers on this machine call it {', '.join(sorted(NAMES))}, not {host[:100]!r}.",
+                    "Use one of these names, or set serve.token and send it.",
+                )
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and scope["method"] not in ("GET", "HEAD") and not _same_host(origin, headers.get(b"host", b"")):
             return _error(403, "Requests from pages of other sites are not accepted.")

@@ -91,8 +91,21 @@ class Operate:
 
 def _from_here(request: Request) -> bool:
     """By its address and by the name that it calls us by, so that no other site can lend its name to this machine."""
-    name = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    peer = request.client.host if request.client is not None else ""
+    return is_loopback(peer) and is_own_name(request.headers.get("host", ""))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine."""
     try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback and name in NAMES
+        return ipaddress.ip_address(address).is_loopback
     except ValueError:  # a name, or no address at all
+        return False
+
+
+def is_own_name(host: str) -> bool:
+    """Whether a ``Host`` header names this machine as one of :data:`NAMES`."""
+    try:
+        return urlsplit(f"//{host}").hostname in NAMES
+    except ValueError:
         return False

@@ -201,6 +201,12 @@ def test_by_keyboard_alone(browser: Any, tmp_path: Path) -> None:
         page.keyboard.type("where is it")
         page.keyboard.press("Control+Enter")
         page.wait_for_selector(".answer")
+        held = "document.activeElement.textContent"
+        page.focus("#versions tr[data-key='v0.0.0'] .name button")
+        made.promote("third", "refund", "delivery", EVIL)
+        made.follower.step()
+        page.wait_for_selector("#versions tr[data-key='v2.2.0']")
+        assert page.evaluate(held) == "v0.0.0", "a new version takes the focus from no other"
         assert watched.said == []
         watched.close()
 
@@ -229,10 +235,17 @@ def test_with_a_token_it_asks_for_it_and_keeps_it_in_the_tab(browser: Any, tmp_p
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
         page.wait_for_selector("#token-form:visible")
+        page.fill("#token", "sesame\u200b")  # as it may come from a copy: no header can carry it
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#said:has-text('Type it again')")
+        assert page.is_visible("#token-form")
+        page.reload()
+        page.wait_for_selector("#token-form:visible")
         page.fill("#token", "sesame")
         page.keyboard.press("Enter")
         page.wait_for_selector("#versions table")
         assert not page.is_visible("#token-form")
+        assert not page.is_visible("#docs-link"), "it could not send the token"
         page.click("#do-pause")
         page.wait_for_selector("#do-pause:text-is('Resume')")
         assert made.follower.state.paused

@@ -64,6 +64,18 @@ def test_a_page_of_another_site_cannot_teach_the_model(serving: Serving) -> None
     assert serving.post("/labels", event).status_code == 202
 
 
+def test_a_name_that_points_to_this_machine_opens_nothing(serving: Serving) -> None:
+    event = {"input": "a", "label": "b"}
+    evil = {"host": "evil.example", "origin": "http://evil.example"}
+    assert serving.post("/labels", event, headers=evil).status_code == 403
+    refused = serving.get("/feedback", headers={"host": "evil.example:8080"})
+    assert refused.status_code == 403
+    assert "localhost" in refused.json()["error"]
+    assert serving.get("/feedback", headers={"host": "[bad"}).status_code == 403
+    assert serving.get("/feedback", headers={"host": "[::1]:8080"}).status_code == 200
+    assert serving.get("/livez", headers={"host": "evil.example"}).status_code == 200
+
+
 # --- errors -----------------------------------------------------------------------------------------------------
 
 

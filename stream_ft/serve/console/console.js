@@ -6,6 +6,8 @@
   const SAID = 20;
   const FEW = 8;
   const WATCH_MS = 15 * 60 * 1000;
+  const FOCUSED = "a[href], button, input, select, textarea, summary, [tabindex]";
+  const SENDABLE = /^[\x21-\x7e]+$/; // what a header carries
   const $ = (id) => document.getElementById(id);
 
   const state = {
@@ -34,12 +36,24 @@
     return element;
   }
 
-  // Drawn again only when it would differ: what is focused, selected or opened stays.
+  // Drawn again only when it would differ; what was focused is focused again, by its name within the part.
   function show(id, facts, make) {
     const key = JSON.stringify(facts);
     if (state.shown[id] === key) return;
     state.shown[id] = key;
-    $(id).replaceChildren(...[make()].flat().filter(Boolean));
+    const part = $(id);
+    const held = part.contains(document.activeElement) ? nameOf(part, document.activeElement) : null;
+    part.replaceChildren(...[make()].flat().filter(Boolean));
+    if (held === null) return;
+    const again = [...part.querySelectorAll(FOCUSED)].find((element) => nameOf(part, element) === held);
+    if (again) again.focus({ preventScroll: true });
+  }
+
+  // A row keeps its name when others come before it: the name of the row, and which of its controls it is.
+  function nameOf(part, element) {
+    const row = element.closest("[data-key]");
+    const place = [...(row || part).querySelectorAll(FOCUSED)].indexOf(element);
+    return `${row ? row.dataset.key : ""} ${place}`;
   }
 
   // The first rows of a long list, and a button for the rest.
@@ -50,7 +64,7 @@
   function more(id, rows, draw) {
     if (rows.length <= FEW) return null;
     const open = state.whole.has(id);
-    return h("p", { class: "more" }, h("button", {
+    return h("p", { class: "more", "data-key": "more" }, h("button", {
       class: "plain", type: "button", "aria-expanded": String(open),
       onclick: () => { if (!state.whole.delete(id)) state.whole.add(id); draw(); $(id).querySelector(".more button").focus(); },
     }, open ? "Show fewer" : `Show all ${rows.length}`));
@@ -83,6 +97,10 @@
 
   async function ask(method, path, body) {
     const headers = {};
+    if (state.token && !SENDABLE.test(state.token)) {
+      $("token-form").hidden = false;
+      throw new Refused(0, "The token has a character that no token has, perhaps from a copy. Type it again.");
+    }
     if (state.token) headers.authorization = `Bearer ${state.token}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     let response;
@@ -186,7 +204,7 @@
     $("do-pin").className = serve.pinned ? "on" : "";
     $("do-pause").textContent = serve.paused ? "Resume" : "Pause";
     $("do-pause").className = serve.paused ? "on" : "";
-    $("metrics-link").hidden = Boolean(state.token);
+    for (const id of ["metrics-link", "docs-link"]) $(id).hidden = Boolean(state.token);
   }
 
   function tile(name, figure, note, how) {
@@ -325,7 +343,7 @@
     const number = (label, text) => h("td", { class: "number", "data-label": label }, text);
     const opened = state.open.has(one.version);
     const wanted = state.status ? state.status.serve.wanted : "";
-    const row = h("tr", { class: one.active ? "now" : null },
+    const row = h("tr", { class: one.active ? "now" : null, "data-key": one.version },
       h("th", { scope: "row", class: "name" }, h("button", {
         class: "plain", type: "button", "aria-expanded": String(opened), title: "Its manifest and the gate's numbers",
         onclick: () => toggle(one.version),
