@@ -13,7 +13,7 @@ demo: setup  ## a model that learns from a shop's messages, before your eyes (un
 	@$(PY) -m stream_ft demo
 
 test: setup  ## the tests (under 10 minutes on two cores)
-	@$(PY) -m pytest -rs
+	@$(PY) -m pytest -rs -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take longer
 	@$(PY) -m pytest -rs --durations=20 -m "slow and not gpu"

@@ -24,7 +24,7 @@ from stream_ft.serve.body import RefusedError
 from stream_ft.serve.catalogue import Catalogue
 from stream_ft.serve.inference import Inference
 from stream_ft.serve.intake import Intake
-from stream_ft.serve.operate import NAMES, ControlBody, ControlReply, Operate, is_loopback, is_own_name
+from stream_ft.serve.operate import ControlBody, ControlReply, Operate, is_loopback, is_own_name
 from stream_ft.serve.predictions_id import PredictionIds
 from stream_ft.serve.recent import Recent
 from stream_ft.serve.replies import ErrorReply, IndexReply, reply
@@ -205,8 +205,8 @@ class Guard:
             if not is_own_name(host):
                 return _error(
                     403,
-                    f"Without a token, callers on this machine call it {', '.join(sorted(NAMES))}, not {host[:100]!r}.",
-                    "Use one of these names, or set serve.token and send it.",
+                    f"Without a token, callers here name it localhost or by its address, not {host[:100]!r}.",
+                    "Do so, or set serve.token and send it.",
                 )
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and scope["method"] not in ("GET", "HEAD") and not _same_host(origin, headers.get(b"host", b"")):

@@ -21,7 +21,7 @@ from stream_ft.serve import body
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.replies import reply
 
-NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+NAMES = frozenset({"localhost"})
 """Under which a browser on this machine may call this server. Another name may be anybody's that points here."""
 
 
@@ -97,15 +97,21 @@ def _from_here(request: Request) -> bool:
 
 def is_loopback(address: str) -> bool:
     """Whether an address is of this machine."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:  # a name, or no address at all
-        return False
+    found = _address(address)
+    return found is not None and found.is_loopback
 
 
 def is_own_name(host: str) -> bool:
-    """Whether a ``Host`` header names this machine as one of :data:`NAMES`."""
+    """Whether a ``Host`` header has one of :data:`NAMES` or an address: nobody else can make these point here."""
     try:
-        return urlsplit(f"//{host}").hostname in NAMES
+        name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
+    return name in NAMES or _address(name) is not None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:  # a name
+        return None

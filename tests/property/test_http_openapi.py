@@ -64,4 +64,4 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIClient]:
     suppress_health_check=list(HealthCheck),
 )
 def test_any_request_is_answered_as_described(case: Any, client: ASGIClient) -> None:
-    case.call_and_validate(session=client, base_url="http://shop", checks=CHECKS)
+    case.call_and_validate(session=client, base_url="http://localhost", checks=CHECKS)

@@ -43,7 +43,7 @@ def talk(serving: Serving, work: Work, *, token: str = "s3cret", waits: list[flo
     async def main() -> Any:
         transport = httpx.ASGITransport(serving.app, raise_app_exceptions=False)
         async with AsyncClient(
-            "http://shop", token=token, transport=transport, clock=serving.clock, sleep=sleep, draw=lambda: 0.5
+            "http://localhost", token=token, transport=transport, clock=serving.clock, sleep=sleep, draw=lambda: 0.5
         ) as client:
             return await work(client)
 
@@ -176,7 +176,7 @@ def test_an_event_whose_first_answer_was_lost_is_learned_once(ready: Serving) ->
 
     async def main() -> None:
         async with AsyncClient(
-            "http://shop", token="s3cret", transport=transport, clock=ready.clock, sleep=sleep
+            "http://localhost", token="s3cret", transport=transport, clock=ready.clock, sleep=sleep
         ) as client:
             assert (await client.labels([("some text", "yes"), ("another", "no")])).offsets == (2, 3)
 

@@ -55,7 +55,7 @@ def test_without_a_token_nobody_else_does(tmp_path: Path, address: str, host: st
         serving.genesis("yes")
         response = ask(serving, address=address, host=host)
         assert response.status_code == 403
-        assert "from this machine alone" in response.json()["error"]
+        assert "Without a token" in response.json()["error"]
         assert not serving.follower.state.pinned
 
 
