@@ -290,7 +290,7 @@ class Course:
                 if frozen is not None:
                     frozen.suspend()
                     break
-        await self._fires("RoundOverBudget")
+        await self._fires("RoundOverBudget", patience_s=PATIENCE_S + int(self._settings["ROUND__SECONDS"]))
         if frozen is not None:
             await self._until("the end of the round", lambda: not frozen.is_running(), 60)
 
