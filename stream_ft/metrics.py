@@ -49,12 +49,12 @@ from stream_ft.metric_labels import (
 MOST_SERIES = 500
 """Of a serving process and a learner together."""
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-FORWARD_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+FORWARD_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 SHORT_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0)
 """Of what should take no time at all."""
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_BUCKETS = (1, 4, 16, 64, 256)
 SWAP_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
-SECONDS_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+SECONDS_BUCKETS = (0.1, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 LIVE_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1800.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ PAGES = [
     ROOT / "deploy" / "runbook.md",
 ]
 RUNBOOK = ROOT / "deploy" / "runbook.md"
+DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 
 
 def name_of(page: Path) -> str:
@@ -28,9 +30,15 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def lines_of_shell(page: Path) -> list[str]:
-    """Commands of a page, continuation lines joined, comments gone; of the runbook, those between backticks."""
-    if page == RUNBOOK:
-        found = re.findall(r"`((?:stream-ft|curl) [^`]+)`", page.read_text(encoding="utf-8"))
+    """Commands of a page, continuation lines joined, comments gone.
+
+    Of the runbook, and of the panels of a dashboard, those between backticks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".json":
+        text = "\n".join(panel.get("description", "") for panel in json.loads(text)["panels"])
+    if page == RUNBOOK or page.suffix == ".json":
+        found = re.findall(r"`((?:stream-ft|curl) [^`]+)`", text)
         return [" ".join(command.split()) for command in found]
     joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boards.panel import Board, Panel, quantiles, query
+from boards.panel import Board, Panel, query
 
 BOARD = Board(
     uid="stream-ft-overview",
@@ -14,31 +14,31 @@ BOARD = Board(
             (
                 Panel(
                     title="Replicas that answer",
-                    help="Serving processes in which some version answers. Red: none does. Look at GET /readyz of a "
-                    "replica for the reason, then at its log; roll back with `stream-ft control rollback` if the "
-                    "version is at fault.",
+                    help="Serving processes in which some version answers; of the model that has fewest. Red: none "
+                    "does. Look at GET /readyz of a replica for the reason, then at its log; roll back with "
+                    "`stream-ft control rollback` if the version is at fault.",
                     unit="none",
-                    queries=(query("sum(stream_ft_ready)", "ready"),),
+                    queries=(query("min(sum by (model) (stream_ft_ready))", "ready"),),
                     red=("below", 1),
                     kind="number",
                     width=4,
                 ),
                 Panel(
                     title="Accuracy now",
-                    help="Of the last 300 answers whose label came whether or not they were right. "
+                    help="Of the last 300 answers whose label came whether or not they were right; of the worst model. "
                     "Red: below one half. Look at Drift and quality for the classes that fell; if it fell with a "
                     "promotion, `stream-ft control rollback`.",
                     unit="percentunit",
-                    queries=(query("max(stream_ft_accuracy_ratio)", "accuracy"),),
+                    queries=(query("min(stream_ft_accuracy_ratio)", "accuracy"),),
                     red=("below", 0.5),
                     kind="number",
                     width=4,
                 ),
                 Panel(
                     title="Corrections",
-                    help="Share of the last judged answers that users rejected or corrected. Users correct errors, so "
-                    "it is no accuracy. Red: above a half. Read some of the corrections (`stream-ft status`), and "
-                    "look at Drift and quality.",
+                    help="Share of the last judged answers that users rejected or corrected; of the worst model. Users "
+                    "correct errors, so it is no accuracy. Red: above a half. Read some of the corrections (`curl "
+                    "http://HOST:PORT/feedback`), and look at Drift and quality.",
                     unit="percentunit",
                     queries=(query("max(stream_ft_correction_ratio)", "corrected"),),
                     red=("above", 0.5),
@@ -62,23 +62,31 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Slowest answers",
-                    help="99th percentile of the time from a request to its answer. Red: above half a second. Look at "
-                    "Serving: a long queue wants another replica, a slow forward fewer threads elsewhere.",
+                    help="99th percentile of the time from a request to its answer; of the slowest model. Red: above "
+                    "half a second. Look at Serving: a long queue wants another replica, a slow forward fewer "
+                    "threads elsewhere.",
                     unit="s",
-                    queries=quantiles("stream_ft_predict_latency_seconds", (0.99,)),
+                    queries=(
+                        query(
+                            "max(histogram_quantile(0.99, sum by (model, le)"
+                            " (rate(stream_ft_predict_latency_seconds_bucket[$__rate_interval]))))",
+                            "p99",
+                        ),
+                    ),
                     red=("above", 0.5),
                     kind="number",
                     width=4,
                 ),
                 Panel(
                     title="Correction to live",
-                    help="Median time from a label or correction to the promotion of a version that learned from it. "
-                    "Red: above five minutes. Look at Training: refused or slow rounds, a pause or a pin.",
+                    help="Median time from a label or correction to the promotion of a version that learned from it; "
+                    "of the slowest model. Red: above five minutes. Look at Training: refused or slow rounds, a "
+                    "pause or a pin.",
                     unit="s",
                     queries=(
                         query(
-                            "histogram_quantile(0.5, sum by (le)"
-                            " (rate(stream_ft_feedback_to_live_seconds_bucket[10m])))",
+                            "max(histogram_quantile(0.5, sum by (model, le)"
+                            " (rate(stream_ft_feedback_to_live_seconds_bucket[10m]))))",
                             "median",
                         ),
                     ),
@@ -127,20 +135,20 @@ BOARD = Board(
                 Panel(
                     title="Wanted and active epoch",
                     help="The version that the control log asks for, and the oldest one that a replica answers with. "
-                    "No single number is bad: the lines meet. If they stay apart, a replica cannot load the version: "
-                    "`stream-ft status` has the check that failed.",
+                    "No single number is bad: the lines of a model meet. If they stay apart, a replica cannot load the "
+                    "version: `curl http://HOST:PORT/status` of that one has the check that failed (`.serve.failure`).",
                     unit="none",
                     queries=(
-                        query("max(stream_ft_control_epoch)", "learner"),
-                        query("max(stream_ft_wanted_epoch)", "wanted"),
-                        query("min(stream_ft_active_epoch)", "active"),
+                        query("max by (model) (stream_ft_control_epoch)", "{{model}} learner"),
+                        query("max by (model) (stream_ft_wanted_epoch)", "{{model}} wanted"),
+                        query("min by (model) (stream_ft_active_epoch)", "{{model}} active"),
                     ),
                     red=None,
                 ),
                 Panel(
                     title="Events waiting to be read",
                     help="Records in the log that the learner has not taken. Red: more than a thousand. Look at "
-                    "Streaming for the topic, and whether the learner stands still: `curl http://HOST:PORT/readyz`.",
+                    "Streaming for the topic, and whether the learner stands still: `curl http://HOST:LEARN/readyz`.",
                     unit="short",
                     queries=(query("sum by (topic) (stream_ft_consumer_lag_events)", "{{topic}}"),),
                     red=("above", 1_000),

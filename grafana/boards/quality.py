@@ -28,7 +28,7 @@ BOARD = Board(
                     title="The classes that do worst",
                     help="Recall of the ten worst classes over the last 2,000 labels, and of all the others together. "
                     "Red: below one third. A class that stays there has too few or contradicting examples: label some "
-                    "of its texts, or allow a label that is missing with `stream-ft control label-add`.",
+                    "of its texts, or allow a label that is missing with `stream-ft control label-add LABEL`.",
                     unit="percentunit",
                     queries=(query("min by (class) (stream_ft_class_recall_ratio)", "{{class}}"),),
                     red=("below", 0.33),
@@ -65,7 +65,7 @@ BOARD = Board(
                     help="Classes that the active version can answer. Red: none; then nothing has been learned yet, "
                     "or a rollback went back to the start: `stream-ft status`.",
                     unit="none",
-                    queries=(query("max(stream_ft_classes)", "labels"),),
+                    queries=(query("min(stream_ft_classes)", "labels"),),
                     red=("below", 1),
                 ),
             ),
@@ -100,7 +100,7 @@ BOARD = Board(
                     help="Mean of the last 300 ratings, in the unit in which they are given. Red: below one. Ratings "
                     "are never learned from: read the corrections of the same hours.",
                     unit="none",
-                    queries=(query("max(stream_ft_rating_mean)", "mean"),),
+                    queries=(query("min(stream_ft_rating_mean)", "mean"),),
                     red=("below", 1),
                 ),
             ),
@@ -165,8 +165,8 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Rollbacks",
-                    help="In the last ten minutes. Red: one. Somebody, or the leader by itself, went back: `stream-ft "
-                    "control explain` has who and why.",
+                    help="In the last ten minutes. Red: one. Somebody, or the leader by itself, went back: *What "
+                    "happened* in the console has who and why.",
                     unit="none",
                     queries=(query("sum(increase(stream_ft_rollbacks_total[10m]))", "rollbacks"),),
                     red=("above", 1),

@@ -110,8 +110,8 @@ BOARD = Board(
                 Panel(
                     title="Swaps by result",
                     help="In the last ten minutes; of failed ones the check that failed. No single number is bad. "
-                    "After a failed one the old version goes on: `stream-ft status` has the reason, and `stream-ft "
-                    "control rollback` ends it.",
+                    "After a failed one the old version goes on: `curl http://HOST:PORT/status` of that replica has "
+                    "the reason (`.serve.failure`), and `stream-ft control rollback` ends it.",
                     unit="none",
                     queries=(
                         query(
@@ -203,8 +203,8 @@ BOARD = Board(
                 Panel(
                     title="Challenger",
                     help="1 while the challenger on trial is loaded, and the loads that failed in ten minutes. No "
-                    "single number is bad. A trial that is wanted and not loaded: `stream-ft status` has the check "
-                    "that failed.",
+                    "single number is bad. A trial that is wanted and not loaded: `curl http://HOST:PORT/status` "
+                    "has the check that failed (`.serve.trial_failure`).",
                     unit="none",
                     queries=(
                         query("max(stream_ft_challenger_ready)", "loaded"),

@@ -92,7 +92,7 @@ BOARD = Board(
             (
                 Panel(
                     title="Lag of the ingest workers",
-                    help="Events that wait for the workers of `stream-ft ingest`; empty where none runs. Red: more "
+                    help="Events that wait for the ingest workers; empty where none runs. Red: more "
                     "than a thousand. If it grows, start another worker: they share the partitions.",
                     unit="short",
                     queries=(query("max by (instance) (stream_ft_ingest_lag_events)", "{{instance}}"),),

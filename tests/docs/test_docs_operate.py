@@ -1,4 +1,4 @@
-"""docs/operate.md, the quick start and deploy/runbook.md: each command that they tell an operator to type is typed."""
+"""Each command that the docs, the runbook and the panels of the dashboards tell an operator to type is typed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from command_line import Done, StateFolder, command
-from docs_page import ROOT, RUNBOOK, fitted, lines_of_shell, name_of, program
+from docs_page import DASHBOARDS, ROOT, RUNBOOK, fitted, lines_of_shell, name_of, program
 from http_server import running
 from serving_parts import Serving
 
-TYPED = [ROOT / "docs" / "operate.md", ROOT / "docs" / "quick-start.md", RUNBOOK]
+TYPED = [ROOT / "docs" / "operate.md", ROOT / "docs" / "quick-start.md", RUNBOOK, *DASHBOARDS]
 ELSEWHERE = {
     "up": "tests/integration/test_docs_typed.py",
     "replay": "tests/integration/test_docs_typed.py",
@@ -94,13 +94,16 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 
 
 @pytest.mark.parametrize("one", CURLS, ids=ident)
-def test_a_request_of_the_pages_is_answered(one: tuple[Path, str], serving: Serving) -> None:
+def test_a_request_of_the_pages_is_answered(one: tuple[Path, str], serving: Serving, tmp_path: Path) -> None:
     with running(serving.app) as url:
         ident = serving.post("/predict", json={"inputs": ["hello"]}).json()["predictions"][0]["id"]
         host = url.removeprefix("http://")
         places = {"localhost:8080": host, "HOST:PORT": host, "p-...": ident, "ID": ident}
         typed = fitted(one[1], places).replace("curl ", "curl --fail-with-body -sS ", 1)
-        done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, timeout=60, check=False)
+        (tmp_path / "feedback.json").write_text(json.dumps({"prediction_id": ident, "kind": "accept"}), "utf-8")
+        done = subprocess.run(
+            ["bash", "-c", typed], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -62,6 +62,8 @@ def test_there_are_five_dashboards_that_link_to_each_other() -> None:
         variables = board["templating"]["list"]
         assert [(v["name"], v["type"]) for v in variables] == [("datasource", "datasource"), ("model", "query")]
         assert {a["name"] for a in board["annotations"]["list"]} == {"Promotions", "Rollbacks"}
+        for annotation in board["annotations"]["list"]:
+            assert "increase(" in annotation["expr"], "a counter that begins anew is no promotion"
         assert "stream_ft" in board["tags"]
         assert board["links"][0]["tags"] == ["stream_ft"]
         ids = [panel["id"] for panel in board["panels"]]

@@ -74,7 +74,7 @@ def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
     def values(these: tuple[str, ...], what: str) -> list[str]:
         return list(these) if known else [f"{what} {i}" for i in range(100)]
 
-    for route, code in itertools.product(metric_labels.ROUTES, metric_labels.CODES):
+    for route, code in itertools.product(metric_labels.ROUTES, (*metric_labels.CODES, "405")):
         serve.request(route, int(code))
     for i in many:
         serve.request(f"/user/{i}", 200 + i)
