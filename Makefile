@@ -16,7 +16,8 @@ test: setup  ## the tests (under 10 minutes on two cores)
 	@$(PY) -m pytest -rs -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take longer
-	@$(PY) -m pytest -rs --durations=20 -m "slow and not gpu"
+	@$(PY) -m pytest -rs --durations=20 -n 2 --dist loadfile --timeout 420 -m "slow and not alone and not gpu"; first=$$?; \
+	$(PY) -m pytest -rs --durations=20 -m "slow and alone and not gpu" && exit $$first
 
 lint: setup  ## style and types
 	@$(PY) -m ruff check .

@@ -14,6 +14,7 @@ from house import House, wait_for
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium (apt install chromium)"),
 ]

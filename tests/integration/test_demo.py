@@ -16,7 +16,7 @@ import pytest
 from stream_ft.errors import ModelNotFoundError
 from stream_ft.model.base import resolve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")

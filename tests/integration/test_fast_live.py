@@ -11,7 +11,7 @@ from house import WORDS, House, wait_for
 
 from stream_ft.release.heads import seq_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 FAST = {"FAST__ENABLED": "true", "SCHEDULE__MIN_EVALUATION": "100000"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("faust", reason="Faust is not installed")
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(420)]
 LEDGER = Path(__file__).parents[2] / "benchmarks" / "ledger.py"
 
 

@@ -30,6 +30,7 @@ PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["pa
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(1_200),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed"),
 ]

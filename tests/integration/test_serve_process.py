@@ -33,7 +33,7 @@ from stream_ft.release.manifest import manifest_file
 from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 DIM = 32
 CONTROL = topic(MODEL, "control")
