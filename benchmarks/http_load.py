@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx
 
 READY_S = 120.0
-HEAD = "POST /predict HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
+HEAD = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
 
 
 def free_port() -> int:
