@@ -258,7 +258,9 @@ def control(settings: Settings) -> Check:
     from stream_ft.release.registry import Registry
     from stream_ft.wiring.operator import look
 
-    if not (settings.state_path() / "control.db").exists() and settings.broker == "sqlite://":
+    folder = settings.state_path()
+    known = any((folder / name).exists() for name in ("control.db", "serve.state"))
+    if not known and settings.broker == "sqlite://":
         return Check(name="control", standing="good", text="nothing was started here yet.")
     try:
         state = look(settings).state

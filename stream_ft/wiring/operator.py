@@ -18,6 +18,8 @@ from stream_ft.topics import topic
 from stream_ft.wiring.broker import open_event_log
 
 READ = 500
+SERVED = "serve.state"
+"""File in which a server keeps how it last folded the log."""
 DIGITS = re.compile(r"[0-9a-f]{8,64}")
 VERSION = re.compile(r"v\d+\.(\d+)\.\d+")
 
@@ -266,6 +268,12 @@ def _open(settings: Settings) -> EventLog:
 
 def _started(folded: Folded, settings: Settings) -> Folded:
     if not folded.state.log_id:
+        if (settings.state_path() / SERVED).exists():
+            raise StreamFTError(
+                f"A server has followed a control log here, and none of model {settings.model.name} is left.",
+                "If that is the right name, bring the log back: control.db of the state folder, or the broker's topic."
+                " If it was exchanged on purpose: stop everything, stream-ft reset, start again.",
+            )
         raise StreamFTError(
             f"Nothing was ever started for model {settings.model.name} in {settings.state_path()}.",
             "Start stream-ft up first.",

@@ -121,6 +121,10 @@ def test_a_folder_that_was_never_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StreamFTError, match="Nothing was ever started"):
         Control(tmp_path / "empty").in_force()
+    (tmp_path / "empty" / "serve.state").write_text("{}")
+    with pytest.raises(StreamFTError, match="none of model default is left") as raised:
+        Control(tmp_path / "empty").in_force()
+    assert "bring the log back" in raised.value.remedy
 
 
 def test_settings_come_from_arguments_environment_and_file(
