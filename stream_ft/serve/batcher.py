@@ -29,8 +29,10 @@ log = logging.getLogger("stream_ft.serve.batcher")
 
 MOST_IDLE = 16
 """Idle jobs that may wait."""
-RECENT = 16
+RECENT = 32
 """Batches that tell what an input costs."""
+CHEAPEST = 0.1
+"""Share of their inputs by which they tell it."""
 
 
 class QueueFullError(StreamFTError):
@@ -50,16 +52,16 @@ class ForwardError(StreamFTError):
 
 
 def pace(batches: Iterable[tuple[int, float]]) -> float:
-    """Seconds that one more input costs: the median over the inputs of ``batches``, each ``(inputs, seconds)``.
+    """Seconds that one more input costs where many wait: what the cheapest tenth of the inputs of ``batches`` cost.
 
-    One batch that the machine held up says nothing of the next, so a mean would refuse requests that are answered in
-    milliseconds. And large batches count by their size: what waits is taken together, at less an input than alone.
+    A batch is ``(inputs, seconds)``. One that the machine held up says nothing of the next, and what waits is taken
+    together, at less an input than each alone: a mean would refuse requests that are answered in milliseconds.
     """
     costs = sorted((seconds / inputs, inputs) for inputs, seconds in batches)
-    half = sum(inputs for _, inputs in costs) / 2
+    left = CHEAPEST * sum(inputs for _, inputs in costs)
     for cost, inputs in costs:
-        half -= inputs
-        if half <= 0:
+        left -= inputs
+        if left <= 0:
             return cost
     return 0.0
 

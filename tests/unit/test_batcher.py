@@ -255,6 +255,7 @@ def test_the_pace_is_that_of_large_batches_and_not_of_one_that_was_held_up() -> 
     assert pace([(1, 0.1)]) == pytest.approx(0.1)
     assert pace([*[(1, 0.006)] * 15, (1, 3.0)]) == pytest.approx(0.006), "a machine that stood still once"
     assert pace([*[(1, 0.1)] * 8, (11, 0.11)]) == pytest.approx(0.01), "taken together they cost less"
+    assert pace([*[(1, 0.006)] * 4, *[(1, 0.05)] * 28]) == pytest.approx(0.006), "a machine that is busy for a while"
     assert pace([*[(1, 0.006)] * 8, *[(32, 3.2)] * 8]) == pytest.approx(0.1), "really slow"
 
 
