@@ -31,11 +31,11 @@ CHUNK = 48
 WATCH_S = 1.0
 IMPORT_FROM = 0.74
 """Share of the stream after which the import may come, once the encoder was trained and the head refitted on it."""
-IMPORT_LATEST_S = 135.0
+IMPORT_LATEST_S = 150.0
 """It comes then in any case: the demo must end."""
 PATIENCE_S = 45.0
 """The operator waits this long for the gate's verdict on the import."""
-AFTERWARDS = 600
+AFTERWARDS = 700
 """Messages that still come after the rollback."""
 SETTLE_S = 20.0
 IMPORT_SOURCE = "bulk-import"

@@ -29,7 +29,7 @@ from stream_ft.wiring.summary import write_summary
 PLAIN_S = 10.0
 WIDEST = 110
 STOPPING = "Stopping: the server and the learner are asked to end ..."
-ADAPT_AT = 0.41
+ADAPT_AT = 0.25
 """The encoder is trained once there are this many training examples, as a share of the stream."""
 
 
