@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import operations_cost
 from operations_house import MODEL, Others, Process, damaged, filled, foreign_genesis, held
-from watching import SCRAPE_S, Prometheus, Target
+from watching import SCRAPE_S, STEP_S, Prometheus, Target
 
 from stream_ft import control
 from stream_ft.connectors.files import Row
@@ -229,7 +229,9 @@ class Course:
         state = await asyncio.to_thread(self._up.folded)
         earlier = next(epoch for epoch, release in state.history if release != state.release and epoch > 0)
         await self._control("shadow", str(earlier), "--share", "1.0")
-        await self._until("answers of the shadow", lambda: self._count("sum(stream_ft_shadow_requests_total)") > 5, 60)
+        shadowed = "sum(stream_ft_shadow_requests_total) > 5 and max(stream_ft_challenger_ready) == 1"
+        await self._until("answers of the shadow, which Prometheus saw", lambda: self._prometheus.now(shadowed), 60)
+        await asyncio.sleep(2 * STEP_S)  # a panel asks in such steps, and would miss a trial that ends between two
         await self._control("shadow", "--share", "0")
         trained = "sum(stream_ft_trainer_steps_total)"
         await self._until("a round of the encoder", lambda: self._count(trained) > 0, 180)
