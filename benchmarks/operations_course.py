@@ -274,13 +274,17 @@ class Course:
 
     async def _letters(self) -> None:
         self._tell("A publisher gives old ids to new events.")
-        events = [
-            {"id": f"import-{i}", "input": f"other words {i}", "label": "refund", "source": "bulk-import"}
-            for i in range(700)
-        ]
-        for start in range(0, len(events), 100):
-            await self._client.labels(events[start : start + 100])
-        await self._fires("DeadLetters")
+        firing = asyncio.create_task(self._fires("DeadLetters"))
+        said = {"label": "refund", "source": "bulk-import"}
+        for turn in itertools.count():
+            # Until one in twenty of the events of ten minutes is refused, which depends on how long it ran before.
+            start = turn * 100 % 700
+            letters = [said | {"id": f"import-{i}", "input": f"{turn} {i}"} for i in range(start, start + 100)]
+            await self._client.labels(letters)
+            await asyncio.wait([firing], timeout=0.5)
+            if firing.done():
+                break
+        await firing
 
     async def _hanging(self) -> None:
         self._tell("A round hangs.")

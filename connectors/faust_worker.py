@@ -66,7 +66,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Series(Protocol):
-    """What the worker counts; :class:`stream_ft.ingest_metrics.IngestMetrics` is one."""
+    """What the worker counts; :class:`stream_ft.metrics.ingest.IngestMetrics` is one."""
 
     def taken(self, event: Event | Reject) -> None:
         """One record was handled and confirmed."""

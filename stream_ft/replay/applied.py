@@ -57,6 +57,8 @@ class Applied(Struct, frozen=True, kw_only=True):
     """New and revised training examples, those included that were not retained, ascending by ``seq``."""
     ratings: list[float] = []
     """Numbers that users gave to answers. They are counted, never learned from."""
+    admitted: int = 0
+    """Labels that were new and that enough users named: from now on they are learned."""
 
 
 class Memory(Struct, frozen=True, kw_only=True):

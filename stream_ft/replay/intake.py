@@ -83,6 +83,7 @@ class Intake:
         self._known: dict[bytes, bytes] = {}
         self._scored: list[Scored] = []
         self._ratings: list[float] = []
+        self._admitted = 0
         self._rejects: list[Reject] = []
         self._duplicates = 0
         self._orphans = 0
@@ -168,6 +169,7 @@ class Intake:
             orphans=self._orphans,
             kinds=self._kinds,
             ratings=self._ratings,
+            admitted=self._admitted,
             lessons=sorted(lessons, key=lambda example: example.seq),
         )
         return applied, memory
@@ -384,6 +386,7 @@ class Intake:
         voters = {source for source, at in self._parked.voters(label) if not self._is_quarantined(source, at)}
         if len(voters) >= QUORUM:
             self.allow(label, "quorum")
+            self._admitted += 1
         return True
 
     def _claim(self, claim: Claim, embedding: bytes | None, base: str) -> None:

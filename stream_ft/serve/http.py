@@ -215,7 +215,7 @@ class Guard:
 
 
 def route_of(path: str) -> str:
-    """The metric label of a path, one of :data:`stream_ft.metric_labels.ROUTES`."""
+    """The metric label of a path, one of :data:`stream_ft.metrics.labels.ROUTES`."""
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "probe" if path.startswith("/v2/health/") else "other"
     if path.startswith("/versions/"):

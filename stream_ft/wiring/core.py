@@ -165,6 +165,9 @@ class Core:
         applied = self.store.apply(items, now=now)
         self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
         self._coverage.mark(self._max_seq, self.store.offsets())
+        for _ in range(applied.admitted):
+            # Which one is not said: users named it, and what they write is in no log.
+            self._say("note", "A label that was new is learned: enough sources named it.", now)
         self.perform([self._learned([scored for scored in applied.scored if scored.covers])], now)
         return applied
 

@@ -47,7 +47,8 @@ class Curve(Struct, kw_only=True):
         before, self.events = self.events, self.events + count
         if live is None or before // self.every == self.events // self.every:
             return
-        self.points.append(Point(events=self.events, time=now, live=live, frozen=frozen))
+        frozen = None if frozen is None else round(frozen, 4)
+        self.points.append(Point(events=self.events, time=round(now, 3), live=round(live, 4), frozen=frozen))
         if len(self.points) > MOST:
             self.every *= 2
             del self.points[1::2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from stream_ft.logs import decision
 
@@ -36,6 +36,13 @@ class Happening:
     parent: str = ""
     """Version that was active before."""
 
+    def told(self) -> dict[str, object]:
+        """For the status, which is read every few seconds: without what is empty, numbers to six digits."""
+        said = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        costs = {name: _short(said[name]) for name in ("seconds", "cpu_s") if name in said}
+        numbers = {name: _short(value) for name, value in self.numbers.items() if value is not None}
+        return said | costs | {"numbers": numbers}
+
     def logged(self) -> dict[str, dict[str, object]]:
         """Fields of the log line."""
         return decision(
@@ -49,3 +56,7 @@ class Happening:
             steps=self.steps or None,
             **{name: self.numbers[name] for name in LOGGED if name in self.numbers},
         )
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

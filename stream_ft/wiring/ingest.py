@@ -22,7 +22,7 @@ from stream_ft.errors import ConfigError, LogAwayError
 from stream_ft.events import Event, Reject
 from stream_ft.ingest.forward import outcome
 from stream_ft.ingest.receive import Redact
-from stream_ft.ingest_metrics import IngestMetrics
+from stream_ft.metrics.ingest import IngestMetrics
 from stream_ft.parent import follow_parent
 from stream_ft.ports import Brokered, Clock, Outgoing, Record
 from stream_ft.topics import topic

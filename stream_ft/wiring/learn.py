@@ -303,7 +303,7 @@ class Loop:
             "drift": self._drift_status(),
             "drift_alarms": learner.alarms,
             "lag": sum(consumption.lag for consumption in self._topics.values()),
-            "happenings": msgspec.to_builtins(list(self._happenings)),
+            "happenings": [happening.told() for happening in self._happenings],
         }
         if not self.halted:
             self._comparison.keep()

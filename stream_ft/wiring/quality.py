@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, deque
 
 from stream_ft import metrics
 from stream_ft.events import Example
-from stream_ft.metric_labels import BASES, TIERS, WORST, base_and_tier
+from stream_ft.metrics.labels import BASES, TIERS, WORST, base_and_tier
 from stream_ft.release.fold import TRIAL
 from stream_ft.replay.store import Applied, Scored
 

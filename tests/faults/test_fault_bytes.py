@@ -9,7 +9,7 @@ import pytest
 from learning_parts import Learning, labelled, names, text
 
 from stream_ft.events import MAX_TEXT
-from stream_ft.metric_labels import DEAD_LETTERS
+from stream_ft.metrics.labels import DEAD_LETTERS
 
 BAD = {
     b"": "invalid_json",

@@ -15,8 +15,8 @@ from typer.main import get_command
 
 from stream_ft.cli import app
 from stream_ft.config import Settings, flatten
-from stream_ft.ingest_metrics import IngestMetrics
 from stream_ft.metrics import LearnMetrics, ServeMetrics, new_registry
+from stream_ft.metrics.ingest import IngestMetrics
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))

@@ -14,6 +14,7 @@ from learning_parts import DIM, START, Learning, names, text
 from stream_ft import control
 from stream_ft.events import Feedback, LabelCorrection, Prediction, to_json
 from stream_ft.model.heads import Head
+from stream_ft.wiring.happening import Happening
 
 Start = Callable[..., Learning]
 
@@ -87,6 +88,16 @@ def test_what_came_while_it_was_away_is_told_with_the_time_at_which_it_happened(
     assert learner().happenings == []
 
 
+def test_what_the_status_says_of_it_is_short_and_reads_back() -> None:
+    numbers = {"difference": 1 / 3, "size": None, "n": 7, "scale": "accuracy"}
+    told = Happening(kind="refusal", text="no", time=1_700_000_000.123, numbers=numbers, seconds=2 / 3).told()
+    assert told == {
+        "kind": "refusal", "text": "no", "time": 1_700_000_000.123, "seconds": 0.666667,
+        "numbers": {"difference": 0.333333, "n": 7, "scale": "accuracy"},
+    }  # fmt: skip
+    assert msgspec.convert(told, Happening).version == ""
+
+
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +167,16 @@ def test_feedback_makes_the_rate_of_corrections_and_no_accuracy(learner: Start) 
     learning.step(2)
     assert status(learning)["accuracy_over"] == 4
     assert gauge(learning, "stream_ft_correction_ratio", window="last") == 2 / 5
+
+
+def test_a_label_that_a_quorum_brings_in_is_a_decision_that_is_told_without_the_label(learner: Start) -> None:
+    learning = learner()
+    for number, source in enumerate(["ann", "bob", "bob", "cy"]):
+        say(learning, number, "correct", "my secret", source=source)
+        learning.step()
+        expected = ["A label that was new is learned: enough sources named it."] if source == "cy" else []
+        assert learning.said("note") == expected
+    assert "my secret" in learning.core.store.labels()
 
 
 def test_the_rate_is_of_the_last_answers(learner: Start) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from serving_parts import Serving
 
-from stream_ft import control, metric_labels, metrics
+from stream_ft import control, metrics
+from stream_ft.metrics.labels import ROUTES
 from stream_ft.serve.http import route_of
 
 
@@ -176,7 +177,7 @@ def test_fault_25_the_number_of_series_does_not_grow_with_what_clients_send(serv
 )
 def test_routes_have_few_names(path: str, route: str) -> None:
     assert route_of(path) == route
-    assert route in metric_labels.ROUTES
+    assert route in ROUTES
 
 
 # --- probes, index ----------------------------------------------------------------------------------------------

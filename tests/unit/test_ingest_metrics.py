@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry
 
 from stream_ft import metrics
 from stream_ft.events import Feedback, Reject
-from stream_ft.ingest_metrics import IngestMetrics
-from stream_ft.metric_labels import DEAD_LETTERS
+from stream_ft.metrics.ingest import IngestMetrics
+from stream_ft.metrics.labels import DEAD_LETTERS
 
 
 def value(series: IngestMetrics, name: str, **labels: str) -> float | None:

@@ -2,20 +2,30 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
-from stream_ft import metric_labels, metrics
-from stream_ft.metric_labels import base_and_tier, slug
-from stream_ft.metrics import LearnMetrics, ServeMetrics, new_registry, render, series
+from stream_ft import metrics
+from stream_ft.events import Feedback, Reject
+from stream_ft.metrics import IngestMetrics, LearnMetrics, ServeMetrics, labels, new_registry, render, series
+from stream_ft.metrics.labels import base_and_tier, slug
 
 NAME = re.compile(r"stream_ft_[a-z0-9_]+")
+PACKAGE = Path(metrics.__file__).parents[1]
+Made = ServeMetrics | LearnMetrics | IngestMetrics
 
 
-@pytest.fixture(params=[ServeMetrics, LearnMetrics])
-def made(request: pytest.FixtureRequest) -> ServeMetrics | LearnMetrics:
-    result: ServeMetrics | LearnMetrics = request.param(new_registry())
+@pytest.fixture(params=[ServeMetrics, LearnMetrics, IngestMetrics])
+def made(request: pytest.FixtureRequest) -> Made:
+    result: Made = request.param(new_registry())
     return result
+
+
+def test_no_series_is_defined_elsewhere() -> None:
+    kinds = re.compile(r"from prometheus_client import [^)]*\b(Counter|Gauge|Histogram|Summary|Info|Enum)\b")
+    defining = {path for path in PACKAGE.rglob("*.py") if kinds.search(path.read_text("utf-8"))}
+    assert {path.parent for path in defining} == {PACKAGE / "metrics"}
 
 
 def value(of: ServeMetrics | LearnMetrics, name: str, **labels: str) -> float | None:
@@ -27,7 +37,7 @@ def labels_of(of: ServeMetrics | LearnMetrics, name: str, label: str) -> set[str
     return {s.labels[label] for s in samples if s.name == f"stream_ft_{name}"}
 
 
-def test_names_have_the_prefix_and_a_help_text(made: ServeMetrics | LearnMetrics) -> None:
+def test_names_have_the_prefix_and_a_help_text(made: Made) -> None:
     families = list(made.registry.collect())
     assert families
     for family in families:
@@ -37,7 +47,7 @@ def test_names_have_the_prefix_and_a_help_text(made: ServeMetrics | LearnMetrics
             assert family.name.endswith(("_seconds", "_inputs")), family.name
 
 
-def test_no_series_of_creation_times(made: ServeMetrics | LearnMetrics) -> None:
+def test_no_series_of_creation_times(made: Made) -> None:
     assert b"_created" not in render(made.registry)
 
 
@@ -74,7 +84,7 @@ def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
     def values(these: tuple[str, ...], what: str) -> list[str]:
         return list(these) if known else [f"{what} {i}" for i in range(100)]
 
-    for route, code in itertools.product(metric_labels.ROUTES, (*metric_labels.CODES, "405")):
+    for route, code in itertools.product(labels.ROUTES, (*labels.CODES, "405")):
         serve.request(route, int(code))
     for i in many:
         serve.request(f"/user/{i}", 200 + i)
@@ -86,27 +96,27 @@ def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
         learn.scored(f"v{i}.{i}.{i}", correct=not i % 2)
     for i in many[::100]:
         learn.recall({f"class {i} {j}": j / 12 for j in range(12)}, 0.9)
-    for step in values(metric_labels.SWAP_STEPS, "step"):
+    for step in values(labels.SWAP_STEPS, "step"):
         serve.swap_failed(step)
         serve.challenger_failed(step)
-    for slot in values(metric_labels.SLOTS, "slot"):
+    for slot in values(labels.SLOTS, "slot"):
         serve.answered(slot)
-    for result in values(metric_labels.SHADOWED, "result"):
+    for result in values(labels.SHADOWED, "result"):
         serve.shadowed(result)
-    for reason in values(metric_labels.DEAD_LETTERS, "reason"):
+    for reason in values(labels.DEAD_LETTERS, "reason"):
         learn.dead_letter(reason)
-    for kind in values(metric_labels.EVENT_KINDS, "kind"):
+    for kind in values(labels.EVENT_KINDS, "kind"):
         learn.event(kind)
-    for topic in values(metric_labels.TOPICS, "topic"):
+    for topic in values(labels.TOPICS, "topic"):
         learn.consumed(topic, 1)
         learn.consumer(topic, lag=1, behind_s=1.0, partitions=1, stalled_s=lambda: 0.0)
-    for kind in values(metric_labels.ROUND_KINDS, "kind"):
+    for kind in values(labels.ROUND_KINDS, "kind"):
         learn.promoted(kind)
         learn.verdict(kind, champion=0.5, challenger=0.6, bound=0.1, examples=9)
         learn.trained(kind, losses=(2.0, 1.0), step_s=0.1, steps=1, skipped=1, memory_bytes=1.0, gpu_bytes=1.0)
-        for verdict in values(metric_labels.VERDICTS, "verdict")[:50]:
+        for verdict in values(labels.VERDICTS, "verdict")[:50]:
             learn.round(kind, verdict)
-    for limit in values(metric_labels.LIMITS, "limit"):
+    for limit in values(labels.LIMITS, "limit"):
         learn.over_budget(limit)
     learn.round_cost(1.0, 1.0)
     learn.promoted("operator")
@@ -129,6 +139,16 @@ def test_fault_25_ten_thousand_users_labels_versions_and_reasons_make_few_series
     count = series(serve.registry) + series(learn.registry)
     assert count <= metrics.MOST_SERIES, count
     assert count > 300, "the flood has reached what it was to reach"
+
+
+def test_fault_25_nor_do_they_in_an_ingest_worker() -> None:
+    ingest = IngestMetrics(new_registry())
+    before = series(ingest.registry)
+    for i in range(10_000):
+        ingest.taken(Reject(stage="decode", reason=f"reason {i}", detail="."))
+        ingest.taken(Feedback(prediction_id=f"p{i}", kind="accept", source=f"user-{i}"))
+    ingest.rates(corrections=3, busiest=list(range(10_000, 0, -1)), sources=10_000)
+    assert series(ingest.registry) == before < 60
 
 
 def test_the_last_eight_bases_have_series_and_those_that_leave_lose_theirs() -> None:

@@ -204,6 +204,7 @@ def test_a_quorum_of_sources_introduces_a_label(feeder: Feeder) -> None:
         assert not feeder.say(f"p{number}", label="payment", source=source).examples
     applied = feeder.say("p3", label="payment", source="cy")
     assert len(applied.examples) == 4
+    assert applied.admitted == 1
     assert {e.label for e in applied.examples} == {"payment"}
     assert "payment" in feeder.store.labels()
 

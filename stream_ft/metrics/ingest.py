@@ -1,14 +1,15 @@
-"""Every series of an ingest worker; :mod:`stream_ft.metrics` has those of the other processes, and the rules."""
+"""Every series of an ingest worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from stream_ft.events import Event, Reject
-from stream_ft.metric_labels import DEAD_LETTERS, slug
+from stream_ft.metrics.labels import DEAD_LETTERS, slug
+from stream_ft.metrics.registry import kinds
 
 RANKS = ("1", "2", "3", "4", "5")
 TAKEN = ("prediction", "feedback", "labelled")
@@ -23,30 +24,18 @@ class IngestMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._taken = Counter(
-            "stream_ft_ingest_events", "Events forwarded by this worker, by kind.", ["kind"], registry=registry
-        )
-        self._dead = Counter(
-            "stream_ft_ingest_dead_letters", "Events refused by this worker, by reason.", ["reason"], registry=registry
-        )
-        self._lag = Gauge(
-            "stream_ft_ingest_lag_events", "Events of this worker's partitions that wait.", registry=registry
-        )
-        self._still = Gauge(
-            "stream_ft_ingest_still_seconds", "Time without progress while events wait.", registry=registry
-        )
-        self._corrections = Gauge(
-            "stream_ft_ingest_corrections_per_minute", "Corrections in the last whole minute.", registry=registry
-        )
-        self._sources = Gauge(
-            "stream_ft_ingest_sources", "Sources that gave feedback in the last whole minute.", registry=registry
-        )
-        self._busiest = Gauge(
-            "stream_ft_ingest_source_feedback_per_minute",
-            "Feedback in the last whole minute of the sources that gave most.",
-            ["rank"],
-            registry=registry,
-        )
+        counter, gauge, _ = kinds(registry)
+        # fmt: off
+        self._taken = counter("stream_ft_ingest_events", "Events forwarded by this worker, by kind.", ["kind"])
+        self._dead = counter("stream_ft_ingest_dead_letters", "Events refused by this worker, by reason.", ["reason"])
+        self._lag = gauge("stream_ft_ingest_lag_events", "Events of this worker's partitions that wait.")
+        self._still = gauge("stream_ft_ingest_still_seconds", "Time without progress while events wait.")
+        self._corrections = gauge("stream_ft_ingest_corrections_per_minute",
+            "Corrections in the last whole minute.")
+        self._sources = gauge("stream_ft_ingest_sources", "Sources that gave feedback in the last whole minute.")
+        self._busiest = gauge("stream_ft_ingest_source_feedback_per_minute",
+            "Feedback in the last whole minute of the sources that gave most.", ["rank"])
+        # fmt: on
         for rank in RANKS:
             self._busiest.labels(rank).set(0)
         # A series that is born with its first event has no rate of it: alerts would miss it.
