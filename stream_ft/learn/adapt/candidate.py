@@ -17,7 +17,7 @@ from stream_ft.errors import ArtifactError
 from stream_ft.events import Example
 from stream_ft.learn.adapt import Method, method
 from stream_ft.learn.adapt.batches import Batches
-from stream_ft.learn.adapt.trainer import Trained, make_optimizer, train
+from stream_ft.learn.adapt.trainer import Trained, TrainingAborted, make_optimizer, train
 from stream_ft.learn.fast.tier import taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import failed, read_head
@@ -231,6 +231,11 @@ def _trained(
         monotonic=time.monotonic,
         device=device,
     )
+    if trained.steps == 0:
+        # What was not trained could still pass the gate, by the new head on it, and would be released as learned.
+        raise TrainingAborted(
+            f"No step was taken in the time of the round; {trained.skipped} were skipped.", "Raise round.seconds."
+        )
     files = way.files()
     if head is not None:
         files[TRAINING_STATE] = head.to_bytes(optimizer)
