@@ -26,6 +26,8 @@ from stream_ft.serve.predictions_id import load_key
 LEAST_DISK_MB = 500
 ENOUGH_DISK_MB = 2_000
 MINIMUM_PYTHON = (3, 11)
+BROKER_S = 10.0
+"""For a broker that does not answer."""
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -50,6 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         key,
         kept,
         registry,
+        topics,
         control,
     ]
     found = [check(settings) for check in checks]
@@ -250,6 +253,36 @@ def registry(settings: Settings) -> Check:
         name="versions",
         standing="good",
         text=f"{len(store.list())} bases and {len(store.list_heads())} heads, hashes right.",
+    )
+
+
+def topics(settings: Settings) -> Check:
+    """Whether the topics of a broker are as they must be; it makes none."""
+    from stream_ft.ports import Brokered
+    from stream_ft.topics import KINDS, topic
+    from stream_ft.wiring.broker import open_event_log
+
+    try:
+        log = open_event_log(settings, writes=[], patience_s=BROKER_S)
+    except ConfigError as error:
+        return Check(name="topics", standing="broken", text=error.message, remedy=error.remedy)
+    try:
+        if not isinstance(log, Brokered):
+            return Check(name="topics", standing="good", text="in files of the state folder: there is no broker.")
+        flaws = log.examine([topic(settings.model.name, kind) for kind in KINDS])
+    except StreamFTError as error:
+        return Check(name="topics", standing="broken", text=error.message, remedy=error.remedy)
+    finally:
+        log.close()
+    if not flaws:
+        return Check(name="topics", standing="good", text=f"{len(KINDS)} on {settings.broker}, as they must be.")
+    serious = [flaw for flaw in flaws if flaw.serious]
+    worst = serious or flaws
+    return Check(
+        name="topics",
+        standing="broken" if serious else "careful",
+        text=" ".join(flaw.text for flaw in worst),
+        remedy=" ".join(dict.fromkeys(flaw.remedy for flaw in worst)),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +15,13 @@ from house import wait_for
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import RetriableError
 
-from stream_ft.config import KafkaSettings
+from stream_ft import doctor
+from stream_ft.config import KafkaSettings, load
 from stream_ft.connectors.kafka import KafkaLog
 from stream_ft.connectors.kafka_link import read_options
 from stream_ft.errors import ConfigError, LogAwayError, LogTruncatedError, MessageTooLargeError
 from stream_ft.ports import Brokered, Outgoing
+from stream_ft.topics import KINDS, topic
 
 pytestmark = pytest.mark.kafka
 Open = Callable[..., KafkaLog]
@@ -103,6 +107,37 @@ def test_a_topic_that_somebody_made_wrongly_is_told_with_its_remedy(
     ]
     assert f"--entity-name {name} --add-config cleanup.policy=delete" in serious[list(serious)[1]]
     assert [flaw.text for flaw in found if not flaw.serious] == [f"{events} has 2 partitions, not 1."]
+
+
+def test_doctor_says_what_is_wrong_with_the_topics_and_makes_none(
+    open_log: Open, admin: KafkaAdminClient, kafka_address: str, model: str, tmp_path: Path
+) -> None:
+    flags = {"broker": f"kafka://{kafka_address}", "model.name": model, "state_dir": str(tmp_path)}
+    settings = load(flags=flags)
+    found = doctor.topics(settings)
+    assert found.standing == "careful"
+    assert f"stream_ft.{model}.control is not there yet." in found.text
+    assert doctor.topics(settings) == found, "nothing was made"
+    admin.create_topics({f"stream_ft.{model}.control": {"num_partitions": 2, "replication_factor": 1}})
+    found = doctor.topics(settings)
+    assert found.standing == "broken"
+    assert f"stream_ft.{model}.control has 2 partitions, not 1." in found.text
+    assert "not there yet" not in found.text, "what is worse is not hidden among what is not"
+    assert found.remedy
+
+    other = f"{model}a"
+    open_log().prepare([topic(other, kind) for kind in KINDS])
+    assert doctor.topics(load(flags=flags | {"model.name": other})).standing == "good"
+
+
+def test_doctor_does_not_wait_for_a_broker_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "BROKER_S", 0.5)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        found = doctor.topics(load(flags={"broker": f"kafka://{address}", "state_dir": str(tmp_path)}))
+    assert found.standing == "broken"
+    assert address in found.text
 
 
 def test_what_another_process_appends_comes_and_is_told(open_log: Open, model: str) -> None:

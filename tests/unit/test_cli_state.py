@@ -297,6 +297,10 @@ def test_doctor_says_what_to_do_without_the_model(tmp_path: Path, monkeypatch: p
     assert "HF_HUB_OFFLINE" not in os.environ
 
 
+def test_doctor_says_that_there_is_no_broker(tmp_path: Path) -> None:
+    assert check("topics", tmp_path).standing == "good"
+
+
 def test_doctor_finds_a_port_that_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
