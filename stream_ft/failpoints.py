@@ -1,7 +1,8 @@
 """Named points at which a process can be made to kill itself: ``STREAM_FT_FAILPOINT=name:kill`` or ``name:kill:N``.
 
-``N`` (default 1) is the hit at which it happens. A failpoint that is reached leaves a line in the file named by
-``STREAM_FT_FAILPOINT_LOG`` (if set), so that a test can tell a point that was never reached from one that held.
+With ``stop`` for ``kill`` it freezes there (SIGSTOP), until somebody lets it go on. ``N`` (default 1) is the hit at
+which it happens. A failpoint that is reached leaves a line in the file named by ``STREAM_FT_FAILPOINT_LOG`` (if set),
+so that a test can tell a point that was never reached from one that held.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ NAMES = (
 )
 """Every failpoint of the project. ``hit`` refuses other names."""
 
+ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
 _hits: dict[str, int] = {}
 
 
@@ -49,11 +52,11 @@ def hit(name: str) -> None:
         return
     _hits[name] = _hits.get(name, 0) + 1
     kind, _, count = action.partition(":")
-    if kind != "kill" or _hits[name] != int(count or 1):
+    if kind not in ACTIONS or _hits[name] != int(count or 1):
         return
     if log := os.environ.get("STREAM_FT_FAILPOINT_LOG"):
         with open(log, "a") as file:
             file.write(name + "\n")
             file.flush()
             os.fsync(file.fileno())
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), ACTIONS[kind])

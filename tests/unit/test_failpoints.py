@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,21 @@ def test_it_happens_at_the_hit_that_is_named(tmp_path: Path) -> None:
     done = run(code, STREAM_FT_FAILPOINT="round.after_step:kill:3")
     assert done.returncode == -signal.SIGKILL
     assert done.stdout.split() == ["0", "1", "2"]
+
+
+def test_a_process_that_freezes_goes_on_where_it_was_when_it_is_let() -> None:
+    code = "for n in range(3):\n    failpoints.hit('outbox.before_publish')\n    print(n)"
+    with subprocess.Popen(
+        [sys.executable, "-uc", f"from stream_ft import failpoints\n{code}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin", "STREAM_FT_FAILPOINT": "outbox.before_publish:stop:2"},
+    ) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=30)
+    assert out.split() == ["0", "1", "2"]
 
 
 def test_a_point_that_is_never_reached_leaves_nothing(tmp_path: Path) -> None:
