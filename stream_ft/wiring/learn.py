@@ -98,7 +98,7 @@ class Loop:
             topic(settings.model.name, kind): Consumption(kind, series, clock.monotonic)
             for kind in TOPICS[settings.learn.reads]
         }
-        self._happenings: deque[Happening] = deque(maxlen=300)
+        self._happenings: deque[Happening] = deque(maxlen=150)
         self._quality = Quality(series)
         self._gauges = Gauges(settings, core, series)
         self._comparison = Comparison(core, after=settings.learn.frozen_after, clock=clock.monotonic)

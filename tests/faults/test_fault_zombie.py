@@ -72,8 +72,8 @@ def answers(house: House) -> list[tuple[str, str]]:
     """Label and version of one answer for each topic."""
     found = []
     for words in WORDS.values():
-        told = house.http.post("/predict", json={"inputs": [words.format(4_711)]}).json()["predictions"][0]
-        found.append((str(told["label"]), str(told["version"])))
+        told = house.http.post("/predict", json={"inputs": [words.format(4_711)]}).json()
+        found.append((str(told["predictions"][0]["label"]), str(told["version"])))
     return found
 
 
