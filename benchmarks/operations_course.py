@@ -216,7 +216,8 @@ class Course:
         for i in range(30):
             if (answer := await self._client.predict(self._rows[-i - 1].text)) is not None:
                 events.append({"id": f"rating-{i}", "prediction_id": answer.id, "kind": "rating", "rating": 1 + i % 5})
-        await self._client.feedback(events)
+        unheard = {"id": "unheard", "prediction_id": events[0]["prediction_id"], "label": "never heard of"}
+        await self._client.feedback([*events, unheard])  # a label of one user alone waits
         await self._client.feedback(events)  # a publisher that did not hear the first answer
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports['serve']}", trust_env=False) as http:
             for _ in range(20):

@@ -14,6 +14,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "deploy" / "README.md",
     ROOT / "deploy" / "runbook.md",
+    ROOT / "grafana" / "README.md",
 ]
 RUNBOOK = ROOT / "deploy" / "runbook.md"
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))

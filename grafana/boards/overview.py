@@ -125,11 +125,11 @@ BOARD = Board(
             "Is it healthy?",
             (
                 Panel(
-                    title="Processes that Prometheus reaches",
-                    help="Red: one is not reached. Start it again (`stream-ft up`, or the container), and read the "
-                    "end of its log for why it ended.",
+                    title="Is every process reached?",
+                    help="1 if Prometheus reaches every process of a role. Red: one is not reached. Start it again "
+                    "(`stream-ft up`, or the container), and read the end of its log for why it ended.",
                     unit="none",
-                    queries=(query('sum by (job) (up{job=~"stream-ft.*"})', "{{job}}"),),
+                    queries=(query('min by (job) (up{job=~"stream-ft.*"})', "{{job}}"),),
                     red=("below", 1),
                 ),
                 Panel(

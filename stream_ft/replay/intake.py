@@ -85,9 +85,7 @@ class Intake:
         self._ratings: list[float] = []
         self._admitted = 0
         self._rejects: list[Reject] = []
-        self._duplicates = 0
-        self._orphans = 0
-        self._events = 0
+        self._duplicates = self._orphans = self._events = 0
         self._kinds: dict[str, int] = {}
 
     def take(self, items: Sequence[Item]) -> None:

@@ -19,8 +19,11 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 ids = [name_of(page) for page in PAGES]
 HERE = ("curl", "echo", "kcat")
 """Programs besides our own that a page may use."""
-DEPLOYING = {"deploy/README.md": ("cd", "cp", "docker", "kubectl")}
-"""On one page: there is neither an engine nor a cluster where tests run."""
+DEPLOYING = {
+    "deploy/README.md": ("cd", "cp", "docker", "kubectl"),
+    "grafana/README.md": (".venv/bin/python", "cd", "npm"),
+}
+"""On one page each: where tests run is neither an engine nor a cluster, and the preview has a test of its own."""
 
 
 def anchors(page: Path) -> set[str]:

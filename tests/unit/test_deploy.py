@@ -327,8 +327,10 @@ def test_selectors_find_the_pods_and_policies_open_their_ports(name: str, built:
     (scaler,) = by_kind["HorizontalPodAutoscaler"]
     assert budget["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] == "serve"
     assert scaler["spec"]["scaleTargetRef"]["name"] == "serve"
-    replicas = workloads(built[name])["serve"]["spec"]["replicas"]
-    assert budget["spec"]["minAvailable"] < replicas == scaler["spec"]["minReplicas"]
+    assert budget["spec"]["minAvailable"] < scaler["spec"]["minReplicas"]
+    assert "replicas" not in workloads(built[name])["serve"]["spec"], "each apply would undo what the scaler did"
+    learner = next(one for one in by_kind["Service"] if one["metadata"]["name"] == "learn")
+    assert learner["spec"]["publishNotReadyAddresses"], "serve shows why a learner is not ready"
     policies = {one["metadata"]["name"]: one["spec"] for one in by_kind["NetworkPolicy"]}
     assert policies["nothing-else"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for role in ROLES:
