@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stream_ft import metrics
 from stream_ft.events import Event, Feedback, LabelledEvent, Reject
 from stream_ft.ingest.validate import parse
+from stream_ft.metrics import labels
 from stream_ft.ports import Headers, Record
 
 AT = 1_700_000_000.0
@@ -103,7 +103,7 @@ def test_envelopes_that_cannot_be_used(more: dict[str, Any], why: str) -> None:
     refused = read(ENVELOPE | more)
     assert isinstance(refused, Reject)
     assert refused.reason == why
-    assert why in metrics.DEAD_LETTERS
+    assert why in labels.DEAD_LETTERS
     assert refused.detail.endswith(".")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_ft import metrics
 from stream_ft.events import (
     MAX_TEXT,
     Event,
@@ -20,6 +19,7 @@ from stream_ft.events import (
     TextCorrection,
 )
 from stream_ft.ingest.validate import MAX_BYTES, parse
+from stream_ft.metrics import labels
 from stream_ft.ports import Headers, Record
 
 AT = 1_700_000_000.0
@@ -46,7 +46,7 @@ PREDICTION = {"id": "p", "time": AT, "model": "m", "version": "v0.0.0", "base": 
 
 def reason(result: Event | Reject) -> str:
     assert isinstance(result, Reject), result
-    assert result.reason in metrics.DEAD_LETTERS
+    assert result.reason in labels.DEAD_LETTERS
     assert result.detail.endswith(".")
     return result.reason
 
