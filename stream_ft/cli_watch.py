@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -31,7 +33,8 @@ def watch(
 ) -> None:
     """Draw ``facts()`` each ``every_s`` seconds, until interrupted.
 
-    What goes wrong between two pictures (the folder is being restored, say) is shown, and asked again.
+    What goes wrong between two pictures (the folder is being restored, say) is shown, and asked again. A terminal that
+    cannot be drawn over (``TERM=dumb``), or a file, gets one picture below the other.
 
     Args:
         facts: as ``stream-ft status --json`` tells them.
@@ -39,13 +42,17 @@ def watch(
         console: of the terminal.
         now, sleep: time.
     """
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with ExitStack() as stack:
+        show: Callable[[RenderableType], None] = console.print
+        if console.is_terminal and not console.is_dumb_terminal:
+            live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
+            show = partial(live.update, refresh=True)
         while True:
             try:
                 picture = render(facts(), now=now(), width=console.width, height=console.height)
             except StreamFTError as error:
                 picture = Panel(Text(str(error), style="red"), title="stream-ft status")
-            live.update(picture, refresh=True)
+            show(picture)
             sleep(every_s)
 
 

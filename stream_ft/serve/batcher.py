@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -31,8 +31,12 @@ MOST_IDLE = 16
 """Idle jobs that may wait."""
 RECENT = 32
 """Batches that tell what an input costs."""
+ENOUGH = 4
+"""Batches of about the same size, from which on they tell what such a one takes."""
+DEAREST = 0.9
+"""Quantile of their times: several that follow one another are to end in time, and not only in half of the cases."""
 CHEAPEST = 0.1
-"""Share of their inputs by which they tell it."""
+"""Share of all inputs by which the cost of a batch is told whose size has not been seen."""
 
 
 class QueueFullError(StreamFTError):
@@ -51,12 +55,42 @@ class ForwardError(StreamFTError):
     """The forward failed for this request (500); the thread goes on."""
 
 
-def pace(batches: Iterable[tuple[int, float]]) -> float:
-    """Seconds that one more input costs where many wait: what the cheapest tenth of the inputs of ``batches`` cost.
+def wait_s(batches: Sequence[tuple[int, float]], *, running: int, waiting: int, joining: int, largest: int) -> float:
+    """Seconds until a request that comes now has its answer, as far as recent ``batches`` tell.
 
-    A batch is ``(inputs, seconds)``. One that the machine held up says nothing of the next, and what waits is taken
-    together, at less an input than each alone: a mean would refuse requests that are answered in milliseconds.
+    Under a lasting load there have been batches about as large as the next one, and what those took is a careful
+    estimate for it and for each that follows. Where there have been none, a batch that the machine held up, or one of a
+    single input, says little of it: what waits is taken together, at less an input than each alone. Then only what
+    waits already counts, by the cheapest tenth of the inputs; anything more would refuse requests that are answered in
+    milliseconds, and a model whose forwards take as long for many inputs as for one would never be shown many.
+
+    Args:
+        batches: ``(inputs, seconds)`` of recent forwards.
+        running: inputs in the forward that runs now.
+        waiting: inputs that wait.
+        joining: inputs of the request.
+        largest: most inputs in a forward.
     """
+    joined = waiting + min(joining, largest)  # beyond one forward it is the request's own work, not a wait
+    one = _took(batches, min(joined, largest))
+    if one is None:
+        return waiting * _cheapest(batches)
+    now = _took(batches, min(running, largest)) if running else 0.0
+    if now is None:
+        now = min(running, largest) * _cheapest(batches)
+    return now * math.ceil(running / largest) + one * math.ceil(joined / largest)
+
+
+def _took(batches: Sequence[tuple[int, float]], size: int) -> float | None:
+    """Seconds of a forward of ``size`` inputs; ``None`` if too few of about that size have been seen."""
+    alike = sorted(
+        seconds * max(1.0, size / inputs) for inputs, seconds in batches if size < 2 * inputs and inputs <= 2 * size
+    )
+    return alike[int(DEAREST * (len(alike) - 1))] if len(alike) >= ENOUGH else None
+
+
+def _cheapest(batches: Sequence[tuple[int, float]]) -> float:
+    """Seconds of an input, by the cheapest tenth of them."""
     costs = sorted((seconds / inputs, inputs) for inputs, seconds in batches)
     left = CHEAPEST * sum(inputs for _, inputs in costs)
     for cost, inputs in costs:
@@ -107,8 +141,8 @@ class Batcher(Generic[T]):
             another without a flip between them).
         queue: most inputs that wait; a request larger than this is admitted only when nothing waits.
         deadline_s: seconds after which a request is given up.
-        max_wait_s: a request that would probably wait longer than this is refused at once, so that latency stays
-            bounded and an overload ends with its cause; one that finds nothing waiting is always admitted.
+        max_wait_s: a request whose answer would probably take longer than this is refused at once, so that latency
+            stays bounded and an overload ends with its cause; one that finds nothing before it is always admitted.
         on_batch: called with the inputs in each forward.
         on_queue: called with the inputs that wait, whenever that changes.
         on_wait: called with the seconds that a request waited for its batch.
@@ -138,7 +172,6 @@ class Batcher(Generic[T]):
         self._limit = queue
         self._deadline_s = deadline_s
         self._max_wait_s = max_wait_s
-        self._pace_s = 0.0
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
         self._pressed_at = -math.inf
         self._on_batch = on_batch
@@ -151,7 +184,7 @@ class Batcher(Generic[T]):
         self._idle: deque[Callable[[], object]] = deque()
         self._waiting = 0
         self._closed = False
-        self._forwarding = False
+        self._running = 0
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
 
@@ -196,12 +229,13 @@ class Batcher(Generic[T]):
                 raise QueueFullError(
                     f"{self._waiting} inputs wait already; at most {self._limit} may.", "Try again in a second."
                 )
-            if self._waiting and self._waiting * self._pace_s > self._max_wait_s:
+            busy = self._waiting or self._running
+            if busy and (about_s := self._wait_s(len(texts))) > self._max_wait_s:
                 raise QueueFullError(
-                    f"{self._waiting} inputs wait already: about {self._waiting * self._pace_s:.1f} s of work.",
+                    f"{self._waiting + self._running} inputs come before: an answer would take about {about_s:.1f} s.",
                     "Try again in a second.",
                 )
-            if self._waiting or self._forwarding:
+            if busy:
                 self._pressed_at = self._monotonic()
             self._requests.append(request)
             self._waiting += len(texts)
@@ -212,6 +246,11 @@ class Batcher(Generic[T]):
                 return await future
         except TimeoutError as error:
             raise self._late() from error
+
+    def _wait_s(self, inputs: int) -> float:
+        return wait_s(
+            self._recent, running=self._running, waiting=self._waiting, joining=inputs, largest=self._max_batch
+        )
 
     def pressed(self, within_s: float) -> bool:
         """Whether a request had to wait for others in the last ``within_s`` seconds."""
@@ -254,13 +293,13 @@ class Batcher(Generic[T]):
                 jobs = list(self._jobs)
                 self._jobs.clear()
                 batch = [] if jobs else self._take()
+                self._running = sum(len(request.texts) for request in batch)
                 idle = None if jobs or batch or not self._idle else self._idle.popleft()
             for job, future in jobs:
                 _execute(job, future)
             if batch:
-                self._forwarding = True
                 self._answer(batch)
-                self._forwarding = False
+                self._running = 0
             if idle is not None:
                 _execute(idle, Future())
 
@@ -297,12 +336,14 @@ class Batcher(Generic[T]):
         try:
             for start in range(0, len(texts), self._max_batch):
                 chunk = texts[start : start + self._max_batch]
+                self._running = len(texts) - start
                 self._on_batch(len(chunk))
                 begun = self._monotonic()
                 answers.extend(forward(chunk))
                 took = self._monotonic() - begun
                 self._on_forward(took)
-                self._paced(len(chunk), took)
+                with self._wake:  # who asks to be admitted reads them
+                    self._recent.append((len(chunk), took))
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
             if batch[0].slot == "challenger":  # whatever is wrong with it, the champion is there
                 log.error("the challenger failed; the champion answers", exc_info=error)
@@ -316,10 +357,6 @@ class Batcher(Generic[T]):
         for request in batch:
             request.resolve(answers[start : start + len(request.texts)])
             start += len(request.texts)
-
-    def _paced(self, inputs: int, seconds: float) -> None:
-        self._recent.append((inputs, seconds))
-        self._pace_s = pace(self._recent)
 
     def _fail(self, batch: list[_Request[T]], error: Exception) -> None:
         if len(batch) > 1:  # find the request that breaks the forward, so that the others are answered

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_ft.errors import StreamFTError
-from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, ForwardError, QueueFullError, pace
+from stream_ft.serve.batcher import Batcher, ClosedError, DeadlineError, ForwardError, QueueFullError, wait_s
 
 WAIT_S = 10.0
 
@@ -233,7 +233,7 @@ def test_sizes_are_reported() -> None:
     assert queue == [3, 0]
 
 
-def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_is_empty(make: Any) -> None:
+def test_a_request_that_would_wait_too_long_is_refused_and_none_that_finds_nothing_before_it(make: Any) -> None:
     seconds = iter([0.0] * 3 + [3.0] * 100)  # admitted, taken and begun at 0: by this clock the forward takes 3 s
     batcher, gate = make(max_wait_s=5.0, monotonic=lambda: next(seconds), deadline_s=60.0)
 
@@ -242,7 +242,7 @@ def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_i
         first = await busy(batcher, gate)
         second = asyncio.create_task(batcher.submit(["second", "third"]))
         await asyncio.sleep(0)
-        with pytest.raises(QueueFullError, match=r"6\.0 s of work"):
+        with pytest.raises(QueueFullError, match=r"3 inputs come before: an answer would take about 6\.0 s"):
             await batcher.submit(["late"])
         gate.open.set()
         await asyncio.gather(first, second)
@@ -250,13 +250,70 @@ def test_a_request_that_would_wait_too_long_is_refused_and_none_when_the_queue_i
     asyncio.run(scene())
 
 
-def test_the_pace_is_that_of_large_batches_and_not_of_one_that_was_held_up() -> None:
-    assert pace([]) == 0.0
-    assert pace([(1, 0.1)]) == pytest.approx(0.1)
-    assert pace([*[(1, 0.006)] * 15, (1, 3.0)]) == pytest.approx(0.006), "a machine that stood still once"
-    assert pace([*[(1, 0.1)] * 8, (11, 0.11)]) == pytest.approx(0.01), "taken together they cost less"
-    assert pace([*[(1, 0.006)] * 4, *[(1, 0.05)] * 28]) == pytest.approx(0.006), "a machine that is busy for a while"
-    assert pace([*[(1, 0.006)] * 8, *[(32, 3.2)] * 8]) == pytest.approx(0.1), "really slow"
+def after(batches: list[tuple[int, float]], *, running: int = 0, waiting: int = 0, joining: int = 1) -> float:
+    return wait_s(batches, running=running, waiting=waiting, joining=joining, largest=32)
+
+
+def test_sizes_that_were_not_seen_cost_what_the_cheapest_inputs_cost() -> None:
+    assert after([], running=32, waiting=20) == 0.0
+    assert after([*[(1, 0.006)] * 15, (1, 3.0)], waiting=20) == pytest.approx(0.12), "a machine that stood still once"
+    assert after([*[(1, 0.1)] * 8, (11, 0.11)], waiting=11) == pytest.approx(0.11), "taken together they cost less"
+    assert after([*[(1, 0.006)] * 4, *[(1, 0.05)] * 28], waiting=20) == pytest.approx(0.12), "busy for a while"
+    assert after([(1, 0.6)] * 32, running=1, waiting=1) == pytest.approx(0.6), "of a slow model many are shown together"
+
+
+def test_sizes_that_were_seen_cost_what_nearly_all_of_them_took() -> None:
+    small = [(1, 0.006)] * 16
+    large = [(32, 0.32)] * 8 + [(32, 0.64)] * 4
+    assert after([*small, *large], waiting=32) == pytest.approx(2 * 0.64), "its own forward and the one before"
+    assert after([*small, *large], running=32, waiting=31) == pytest.approx(2 * 0.64), "it has room in the next"
+    assert after([*small, *large], running=32, waiting=64, joining=2) == pytest.approx(4 * 0.64)
+    assert after([*small, *large], running=32, joining=500) == pytest.approx(2 * 0.64), "its own length is no wait"
+    assert after([*small, *large], running=256, joining=30) == pytest.approx(9 * 0.64), "before it come eight"
+    assert after([*small, *[(32, 0.32)] * 15, (32, 9.0)], waiting=31) == pytest.approx(0.32), "one was held up"
+    assert after([*small, *[(16, 0.16)] * 4], waiting=29) == pytest.approx(30 / 16 * 0.16), "the larger takes longer"
+    assert after([*small, *[(16, 0.16)] * 3], waiting=29) == pytest.approx(29 * 0.006), "too few to tell"
+
+
+def test_under_a_lasting_overload_an_answer_takes_no_longer_than_the_bound() -> None:
+    clock = [0.0]
+    entered, release = threading.Semaphore(0), threading.Semaphore(0)
+    begun: dict[str, float] = {}
+    took: list[float] = []
+
+    def forward(texts: list[str]) -> list[str]:
+        entered.release()
+        assert release.acquire(timeout=WAIT_S)
+        clock[0] += 0.01 * len(texts)
+        took.extend(clock[0] - begun[text] for text in texts)
+        return texts
+
+    batcher: Batcher[str] = Batcher(forward, max_wait_s=1.0, deadline_s=60.0, monotonic=lambda: clock[0])
+    batcher.start()
+
+    async def scene() -> list[Any]:
+        asked = []
+        for turn in range(30):  # 64 come in the time in which 32 are answered
+            for i in range(64):
+                begun[f"{turn}/{i}"] = clock[0]
+                asked.append(asyncio.create_task(batcher.submit([f"{turn}/{i}"])))
+            await asyncio.sleep(0)
+            if turn:
+                release.release()
+            assert await asyncio.to_thread(entered.acquire, timeout=WAIT_S)  # the next batch is in its forward
+        release.release(1_000)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    try:
+        answers = asyncio.run(scene())
+    finally:
+        release.release(1_000)
+        batcher.close()
+    refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
+    assert len(took) + len(refused) == len(answers) == 30 * 64
+    assert len(refused) > 600
+    assert max(took[448:]) <= 1.0 + 1e-6, "those that came once batches like these had been seen"
+    assert max(took[600:]) > 0.6, "no more is refused than must be"
 
 
 def test_pressed_tells_whether_a_request_had_to_wait_for_others() -> None:

@@ -92,8 +92,16 @@ def test_trouble_and_silence_are_seen() -> None:
     assert "trial-9, canary, share 0.1" in drawn(FACTS | {"trial": trial})
 
 
-def test_it_draws_until_it_is_interrupted_and_survives_an_error() -> None:
-    console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
+@pytest.mark.parametrize("terminal", ["xterm", "dumb", ""])
+def test_it_draws_until_it_is_interrupted_and_survives_an_error(terminal: str) -> None:
+    console = Console(
+        file=io.StringIO(),
+        width=100,
+        height=30,
+        force_terminal=bool(terminal),
+        color_system=None,
+        _environ={"TERM": terminal},
+    )
     told = iter([FACTS, None, FACTS | {"version": "v3.8.0"}])
     slept: list[float] = []
 
@@ -114,6 +122,7 @@ def test_it_draws_until_it_is_interrupted_and_survives_an_error() -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert text.index("v3.7.0") < text.index("The log is away.") < text.index("v3.8.0")
+    assert ("\x1b" in text) == (terminal == "xterm")
 
 
 @pytest.fixture
