@@ -26,7 +26,7 @@ import psutil
 from adapter import lora
 from common import Benchmark, banking77
 from http_load import closed_loop, free_port, wait_ready
-from overload import flood
+from overload import endless, flood
 
 from stream_ft.events import Example, LabelCorrection
 from stream_ft.learn.job import Job
@@ -147,15 +147,15 @@ def measure(
     """
     took: dict[str, list[float]] = {arm: [] for arm in ARMS}
     used: dict[str, list[float]] = {arm: [] for arm in rounds}
-    rates, endless, draw = [], itertools.cycle(texts), random.Random(seed)
+    rates, asked, draw = [], endless(texts), random.Random(seed)
     for _ in range(turns):
-        rates.append(closed_loop(port, list(itertools.islice(endless, 300)), CLIENTS))
+        rates.append(closed_loop(port, list(itertools.islice(asked, 300)), CLIENTS))
         for arm in draw.sample(list(ARMS), len(ARMS)):
             process = rounds.get(arm)
             if process is not None:
                 process.send_signal(signal.SIGCONT)
                 began = cpu_s(psutil.Process(process.pid))
-            seen = asyncio.run(flood(port, endless, LOAD * rates[-1], seconds, pid))
+            seen = asyncio.run(flood(port, asked, LOAD * rates[-1], seconds, pid))
             if process is not None:
                 used[arm].append((cpu_s(psutil.Process(process.pid)) - began) / seconds)
                 process.send_signal(signal.SIGSTOP)

@@ -185,6 +185,8 @@ class Batcher(Generic[T]):
         self._waiting = 0
         self._closed = False
         self._running = 0
+        self._free_since = monotonic()
+        """When the forward thread last had nothing to do or ended a forward: to hand out answers takes time, too."""
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
 
@@ -288,6 +290,7 @@ class Batcher(Generic[T]):
             with self._wake:
                 while not (self._jobs or self._requests or self._idle or self._closed):
                     self._wake.wait()
+                    self._free_since = self._monotonic()
                 if self._closed and not (self._jobs or self._requests):
                     return
                 jobs = list(self._jobs)
@@ -340,10 +343,11 @@ class Batcher(Generic[T]):
                 self._on_batch(len(chunk))
                 begun = self._monotonic()
                 answers.extend(forward(chunk))
-                took = self._monotonic() - begun
-                self._on_forward(took)
+                ended = self._monotonic()
+                self._on_forward(ended - begun)
                 with self._wake:  # who asks to be admitted reads them
-                    self._recent.append((len(chunk), took))
+                    self._recent.append((len(chunk), ended - self._free_since))
+                self._free_since = ended
         except Exception as error:  # the boundary of the forward thread: one bad batch must not end serving
             if batch[0].slot == "challenger":  # whatever is wrong with it, the champion is there
                 log.error("the challenger failed; the champion answers", exc_info=error)
