@@ -29,7 +29,8 @@ from stream_ft.ports import Outgoing
 from stream_ft.release.registry import Registry
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed
-from stream_ft.serve.follow import Failure, Follower
+from stream_ft.serve.challenger import Failure
+from stream_ft.serve.follow import Follower
 from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis

@@ -9,34 +9,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import CancelledError
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from stream_ft import failpoints
-from stream_ft.errors import ArtifactError, LogTruncatedError, StreamFTError
+from stream_ft.errors import LogTruncatedError, StreamFTError
 from stream_ft.logs import decision
 from stream_ft.metrics import ServeMetrics
-from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
-from stream_ft.model.mixture import read_head
 from stream_ft.ports import Brokered, Clock, EventLog, Outgoing
 from stream_ft.priority import Pace
-from stream_ft.release import manifest, state_file
-from stream_ft.release.fold import INITIAL, Entry, State, Trial, fold
+from stream_ft.release import state_file
+from stream_ft.release.fold import INITIAL, Entry, State, fold
 from stream_ft.release.heads import released
 from stream_ft.serve.ack import Ack
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed, releases
 from stream_ft.serve.challenger import Challenger, Failure, OvertakenError, pause_s
 from stream_ft.serve.fresh import Fresh
+from stream_ft.serve.loading import Artifacts, Loader
 from stream_ft.serve.slots import Answer, Slots, Version
 from stream_ft.topics import topic
 
@@ -50,18 +44,6 @@ FALLBACKS = 10
 BATCH = 500
 PRESSED_S = 0.2
 """A request that had to wait counts for so long: a version is then prepared with pauses."""
-
-
-class Artifacts(Protocol):
-    """Where bases and heads are read from, verified against their names (ArtifactError)."""
-
-    def get(self, sha256: str) -> dict[str, bytes]:
-        """All files of a base."""
-        ...
-
-    def get_head(self, sha256: str) -> bytes:
-        """The bytes of a head."""
-        ...
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -106,15 +88,12 @@ class Follower:
         self._acks = topic(model, "acks")
         self._replica = replica
         self._log = log
-        self._artifacts = artifacts
-        self._engine = engine
         self._slots = slots
         self._batcher = batcher
         self._publish = publish
         self._metrics = metrics
         self._clock = clock
         self._path = state_path
-        self._keep = keep_versions
         self._state: State = INITIAL
         self._log_id = ""
         self._halted = ""
@@ -132,7 +111,7 @@ class Follower:
             clock=clock,
         )
         self._fresh = Fresh(model=model, events=log, slots=slots, batcher=batcher, metrics=metrics, dim=engine.dim)
-        self._prepared: OrderedDict[str, None] = OrderedDict()
+        self._loader = Loader(artifacts=artifacts, engine=engine, slots=slots, batcher=batcher, keep=keep_versions)
         self._pace = Pace(lambda: batcher.pressed(PRESSED_S))
         self._stop = threading.Event()
         self._first = threading.Event()
@@ -234,7 +213,7 @@ class Follower:
         if tried:
             failure = self._challenger.failure
             if failure is not None and self._state.trial is not None:
-                self._discard(self._state.trial.base)
+                self._loader.discard(self._state.trial.base)
             withdrawn = True
         if withdrawn:
             self._report(self._state.version, self._failure)
@@ -305,7 +284,7 @@ class Follower:
         current = self._slots.current
         if current is not None and (current.epoch, released(current.name)) == (state.epoch, state.version):
             return
-        withdrawn = current is not None and current.base in state.denied
+        withdrawn = self._withdrawn()
         # A stand-in that is denied in its turn must not answer until the pause is over.
         if now < self._retry_at and not (withdrawn and current is not None and current.base != self._left):
             return
@@ -330,7 +309,7 @@ class Follower:
                 failure.reason,
                 extra=decision("swap_failed", **wanted.logged(), step=failure.step),
             )
-            self._discard(wanted.base)
+            self._loader.discard(wanted.base)
             if current is None or withdrawn:
                 self._left = "" if current is None else current.base
                 self._fall_back(wanted)
@@ -356,78 +335,46 @@ class Follower:
             tries += failure.step != "missing"
 
     def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
-        """Verify, prepare beside what answers, ``put`` into a slot between two batches; what went wrong."""
-        step = "prepare"
-        failpoints.hit("serve.before_prepare")
+        wish = self._wish(wanted)
         self._pace.begin()
-        between = partial(self._between, (self._state.epoch, self._state.trial))
-        try:
-            own = read_head(self._artifacts.get_head(wanted.start_head))
-            name, head = self._fresh.of(wanted, self._state) or (wanted.name, own)
-            if wanted.base not in self._prepared or not self._engine.prepared(wanted.base):
-                files = self._artifacts.get(wanted.base)
-                if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
-                    manifest.check(files)
-                self._engine.prepare(wanted.base, files, between)
-                between()
-            self._prepared[wanted.base] = None
-            self._prepared.move_to_end(wanted.base)
-            version = Version(name=name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head)
-            self._slots.check(version)
-            failpoints.hit("serve.before_flip")
-            step = "flip"
-            self._batcher.between(partial(put, version)).result()
-        except OvertakenError:
-            raise
-        except ArtifactError as error:
-            return Failure(epoch=wanted.epoch, step=error.step, reason=error.message)
-        except CancelledError:
-            return Failure(epoch=wanted.epoch, step=step, reason="The process is ending.")
-        except Exception as error:  # a folder can break its loader in ways nobody listed; what answers must not change
-            log.error("loading %s failed", wanted.name, exc_info=error)
-            return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
-        failpoints.hit("serve.after_flip")
-        self._forget_old()
-        return None
+        return self._loader.load(
+            wanted,
+            put=put,
+            newest=lambda: self._fresh.of(wanted, self._state),
+            between=lambda: self._between(wanted, wish),
+        )
 
-    def _between(self, loading: tuple[int, Trial | None]) -> None:
+    def _wish(self, listed: Listed) -> tuple[int, str]:
+        """What must stay as it is for ``listed`` to be wanted still; the share of a trial may change meanwhile."""
+        trial = self._state.trial
+        return self._state.epoch, trial.version if trial is not None and listed.name == trial.version else ""
+
+    def _between(self, listed: Listed, wish: tuple[int, str]) -> None:
         """Between two pieces of preparing: let those who wait be answered, and see whether it is still wanted.
 
         Raises:
             OvertakenError: it is not, or the process is ending.
         """
-        left = self._pace.pause_s()
+        left = 0.0 if self._withdrawn() else self._pace.pause_s()
         while True:
             if self._log_changed():
                 self._fold_new()
-            if self._stop.is_set() or (self._state.epoch, self._state.trial) != loading:
+            if self._stop.is_set() or self._wish(listed) != wish:
                 raise OvertakenError
             if left <= 0:
                 return
             self._stop.wait(min(left, POLL_S))
             left -= POLL_S
 
+    def _withdrawn(self) -> bool:
+        """What answers must not: then whoever asks is served best by another version, soon."""
+        current = self._slots.current
+        return current is not None and current.base in self._state.denied
+
     def _flip(self, version: Version) -> None:
         started = time.perf_counter()
         self._slots.flip(version)
         self._metrics.flip_seconds.observe(time.perf_counter() - started)
-
-    def _forget_old(self) -> None:
-        for base in [base for base in self._prepared if not self._slots.answers(base)]:
-            if len(self._prepared) > self._keep:
-                del self._prepared[base]
-                self._drop(base)
-
-    def _discard(self, base: str) -> None:
-        """A base that failed is read and verified anew at the next attempt."""
-        if base in self._prepared and not self._slots.answers(base):
-            del self._prepared[base]
-            self._drop(base)
-
-    def _drop(self, base: str) -> None:
-        """Waits for it: a base that is prepared again right after must not be what is dropped."""
-        with suppress(CancelledError):  # the process is ending
-            self._batcher.between(partial(self._slots.forget, base)).result()
 
     def _report(self, wanted: str, failure: Failure | None) -> None:
         current, challenger, lacking = self._slots.current, self._slots.challenger, self._challenger.failure

@@ -152,14 +152,20 @@ class Slots:
             for (label, score), row in zip(answers, little, strict=True)
         ]
 
-    def check(self, version: Version) -> None:
+    def check(self, version: Version, *, anew: bool = False) -> None:
         """Warm ``version`` and check its golden answers; on any thread, whoever answers is not touched.
+
+        Args:
+            version: its base is prepared.
+            anew: its base has just been prepared: what it said before, if it was prepared before, says nothing of that.
 
         Raises:
             ArtifactError: a check failed.
             KeyError: its base is not prepared.
         """
         self._checked = None
+        if anew:
+            self._golden.pop(version.base, None)
         if version.base not in self._golden:
             self._golden[version.base] = self._engine.trial(version.base, list(GOLDEN))
         try:

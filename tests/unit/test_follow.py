@@ -199,7 +199,7 @@ def test_a_withdrawn_version_with_no_other_to_load_is_not_ready(serving: Serving
     serving.promote("worse", "yes")
     serving.follower.step()
     serving.batcher.between(lambda: serving.engine.drop(first)).result(10)
-    serving.follower._prepared.pop(first)
+    serving.follower._loader._prepared.pop(first)
     serving.engine.refuse[first] = "hash"
     serving.say(control.Rollback, to_epoch=0, reason="worse")
     serving.follower.step()
@@ -219,7 +219,7 @@ def test_fault_21_a_withdrawn_version_gives_way_to_the_newest_that_can_be_loaded
     serving.follower.step()
     assert serving.version == "v3.3.0"
     serving.registry.delete(gone)
-    serving.follower._prepared.pop(gone)
+    serving.follower._loader._prepared.pop(gone)
     serving.say(control.Deny, sha256=bad, reason="bad")
     serving.follower.step()
     assert (serving.follower.state.version, serving.version) == ("v2.4.0", "v1.1.0")
@@ -279,7 +279,7 @@ def test_with_nothing_to_stand_in_a_withdrawn_version_is_not_tried_without_pause
     bad = serving.promote("bad", "yes")
     serving.follower.step()
     serving.registry.delete(first)
-    serving.follower._prepared.pop(first)
+    serving.follower._loader._prepared.pop(first)
     serving.say(control.Deny, sha256=bad, reason="bad")
     for _ in range(10):
         serving.follower.step()
