@@ -14,6 +14,7 @@ import gc
 import itertools
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -61,6 +62,7 @@ def main() -> None:
         rows, swaps = answers.rows(), list(parts.follower.swaps)
         good_swaps, grown = operator.good - 1, operator.grown
         back = rollbacks(operator, 5 if bench.quick else 100)
+        loaded = loaded_rollbacks(parts, operator, texts, rates[-1], 5 if bench.quick else 100, bench.seed, scratch)
         while len(operator.resident_mb) < memory:
             operator.step(len(operator.resident_mb) % ADAPTERS)
         versions = {
@@ -91,10 +93,49 @@ def main() -> None:
             "flip_ms_max": max(s.flip_s for s in swaps if not s.step) * 1e3,
             "rollback_p50_s": statistics.median(back),
             "rollback_p99_s": float(np.quantile(back, 0.99)),
+            "rollback_loaded_p50_s": statistics.median(loaded),
+            "rollback_loaded_p99_s": float(np.quantile(loaded, 0.99)),
             **growth(operator.resident_mb),
             "peers": peers(base, folders, 3 if bench.quick else 20),
         }
+    result["fallen_short"] = [name for name, held in bars(result, quick=bench.quick).items() if not held]
     bench.finish(result)
+    sys.exit(1 if result["fallen_short"] else 0)
+
+
+def bars(found: dict[str, Any], *, quick: bool) -> dict[str, bool]:
+    """What must hold; a quick run has too few requests for its p99 and its slope to say anything."""
+    must = {
+        "least_difference": found["least_difference"] > DIFFERENT,
+        "failures_missed": found["failures_missed"] == 0,
+        "dropped_requests": found["dropped_requests"] == 0,
+        "wrong_version_responses": found["wrong_version_responses"] == 0,
+    }
+    return (
+        must
+        if quick
+        else must
+        | {
+            "requests_overlapping": found["requests_overlapping"] >= 20_000,
+            "p99_overlap_ratio": found["p99_overlap_ratio"] <= 1.25,
+            "flip_ms_p99": found["flip_ms_p99"] <= 1.0,
+            "rollback_p99_s": max(found["rollback_p99_s"], found["rollback_loaded_p99_s"]) <= 1.0,
+            "rss_slope_mb_per_1000": found["rss_slope_mb_per_1000"] - 2 * found["rss_slope_error"] <= 1.0,
+        }
+    )
+
+
+def loaded_rollbacks(
+    parts: Served, operator: Operator, texts: list[str], rate: float, count: int, seed: int, scratch: str
+) -> list[float]:
+    """Seconds of rollbacks while requests come at the rate of the windows."""
+    times: list[float] = []
+    operator.start_rollbacks(count, times)
+    answers = Answers(Path(scratch) / "meanwhile", parts.engine.dim)
+    asyncio.run(open_loop(parts.batcher, texts, rate, lambda: not operator.busy(), random.Random(seed), answers, 0))
+    if answers.errors:
+        raise RuntimeError(f"requests dropped beside rollbacks: {answers.errors}")
+    return times
 
 
 def _plan(good: int, failing: int, seed: int) -> list[int | str]:

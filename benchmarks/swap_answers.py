@@ -169,7 +169,9 @@ def pooled(plain: torch.nn.Module, tokenizer: Tokenizer, texts: list[str]) -> np
 
 
 def difference(base: BaseFolder, folders: list[Path], texts: list[str]) -> float:
-    """The least of the largest differences between the embeddings of any two adapters."""
+    """The least, over texts and pairs of adapters, of the largest difference between two embeddings of a text."""
     tokenizer = Tokenizer(base.path, 128)
     rows = [pooled(merged(base, folder), tokenizer, texts) for folder in folders]
-    return min(float(np.abs(rows[i] - rows[j]).max()) for i in range(len(rows)) for j in range(i + 1, len(rows)))
+    return min(
+        float(np.abs(rows[i] - rows[j]).max(axis=1).min()) for i in range(len(rows)) for j in range(i + 1, len(rows))
+    )

@@ -37,6 +37,8 @@ from stream_ft.wiring import genesis
 
 MODEL = "bench"
 LABELS = 77
+ASKED_EVERY_S = 0.002
+"""After a rollback, until the version from before answers."""
 FAILURES = {"corrupt": "hash", "wrong base": "base", "wrong labels": "labels", "not a number": "finite"}
 """What is wrong with a release, and the step that must catch it."""
 
@@ -117,7 +119,15 @@ def open_parts(folder: Path, base: BaseFolder) -> Served:
     log = LocalLog(folder, writes=["serve"])
     genesis.ensure(log, registry, base, model=MODEL, dim=engine.dim, now=time.time())
     slots = Slots(engine)
-    batcher: Batcher[Answer] = Batcher(slots.forward, max_batch=32, queue=256)
+    limits = Settings().serve
+    batcher: Batcher[Answer] = Batcher(
+        slots.forward,
+        challenger=slots.forward_challenger,
+        max_batch=limits.max_batch,
+        queue=limits.queue,
+        deadline_s=limits.deadline_s,
+        max_wait_s=limits.max_wait_s,
+    )
     follower = Watched(
         model=MODEL,
         replica="bench",
@@ -176,6 +186,18 @@ class Operator:
         if self._error is not None:
             raise RuntimeError("a step of the plan failed") from self._error
         return self._thread is not None and self._thread.is_alive()
+
+    def start_rollbacks(self, count: int, times: list[float]) -> None:
+        """Begin promotions, each rolled back, on a thread; ``times`` gets what :func:`rollbacks` tells."""
+
+        def job() -> None:
+            try:
+                times.extend(rollbacks(self, count))
+            except BaseException as error:  # told by the next question
+                self._error = error
+
+        self._thread = threading.Thread(target=job, daemon=True)
+        self._thread.start()
 
     def _run(self, until: float) -> None:
         try:
@@ -255,7 +277,7 @@ def rollbacks(operator: Operator, count: int) -> list[float]:
         parts.log.append([Outgoing(topic=topic(MODEL, "control"), value=msgspec.json.encode(message))])
         begun = time.perf_counter()
         while _answering(parts) <= state.epoch:
-            pass
+            time.sleep(ASKED_EVERY_S)
         times.append(time.perf_counter() - begun)
     return times
 

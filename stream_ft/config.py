@@ -72,7 +72,7 @@ class ServeSettings(Section):
     deadline_s: float = Field(default=10.0, gt=0)
     """A request older than this is answered with 504."""
     max_wait_s: float = Field(default=1.0, gt=0)
-    """A request that would probably wait longer for its forward is answered with 429 at once."""
+    """A request that would probably wait longer for its answer gets a 429 at once, unless nothing comes before it."""
     keep_versions: int = Field(default=4, ge=2, le=32)
     """Sets of tensors kept in memory, for a fast rollback."""
     key_file: str = ""
