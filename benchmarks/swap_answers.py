@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import struct
 import time
@@ -172,6 +173,4 @@ def difference(base: BaseFolder, folders: list[Path], texts: list[str]) -> float
     """The least, over texts and pairs of adapters, of the largest difference between two embeddings of a text."""
     tokenizer = Tokenizer(base.path, 128)
     rows = [pooled(merged(base, folder), tokenizer, texts) for folder in folders]
-    return min(
-        float(np.abs(rows[i] - rows[j]).max(axis=1).min()) for i in range(len(rows)) for j in range(i + 1, len(rows))
-    )
+    return min(float(np.abs(one - other).max(axis=1).min()) for one, other in itertools.combinations(rows, 2))
