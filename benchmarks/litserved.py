@@ -1,8 +1,10 @@
-"""``litserved.py torch|onnx ADAPTER PORT``: the same model behind LitServe, batching on, at one text a request."""
+"""``litserved.py torch|onnx ADAPTER PORT THREADS WORKERS``: the same model behind LitServe, a text a request.
+
+Its batching is on; threads are those of each worker.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,12 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
     Args:
         kind: ``torch`` or ``onnx``.
         adapter: folder of the peft adapter.
+        threads: of a forward.
     """
 
-    def __init__(self, kind: str, adapter: Path, **settings: Any) -> None:
+    def __init__(self, kind: str, adapter: Path, threads: int, **settings: Any) -> None:
         super().__init__(api_path="/predict", **settings)
-        self.kind, self.adapter = kind, adapter
+        self.kind, self.adapter, self.threads = kind, adapter, threads
 
     def setup(self, device: str) -> None:
         """In the worker process."""
@@ -38,13 +41,13 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.tokenizer = Tokenizer(base.path, 128)
         self.head = head_of(384)
         if self.kind == "torch":
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(self.threads)
             self.model = merged(base, self.adapter)
         else:
             from stream_ft.model.engines.choose import open_engine
 
             files = {f.name: f.read_bytes() for f in self.adapter.iterdir() if f.suffix in {".json", ".safetensors"}}
-            self.engine = open_engine(base, cache=Settings().cache_path(), kind="onnx")
+            self.engine = open_engine(base, cache=Settings().cache_path(), kind="onnx", threads=self.threads)
             self.engine.prepare("lora", files)
             self.engine.activate("lora")
 
@@ -81,9 +84,9 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 def main() -> None:
     """Serve until it is ended."""
-    kind, adapter, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    api = Api(kind, adapter, max_batch_size=BATCH, batch_timeout=WAIT_S)
-    server = litserve.LitServer(api, accelerator="cpu", track_requests=False)
+    kind, adapter, (port, threads, workers) = sys.argv[1], Path(sys.argv[2]), map(int, sys.argv[3:])
+    api = Api(kind, adapter, threads, max_batch_size=BATCH, batch_timeout=WAIT_S)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, track_requests=False)
     server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
 
 
