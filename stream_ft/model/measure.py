@@ -30,10 +30,19 @@ _WORDS = _STORY.split()
 
 
 def ways(kind: str, threads: int, most: int) -> list[tuple[str, int, bool]]:
-    """``(engine, threads, spinning)`` to be tried."""
-    counts = [threads] if threads else [n for n in (1, 2, 4, MOST_THREADS) if n <= most] or [1]
+    """``(engine, threads, spinning)`` to be tried.
+
+    Args:
+        kind: of the setting: where it is ``onnx``, torch on all cores is tried only to learn what that costs.
+        threads: of the setting; 0 leaves them open.
+        most: cores.
+    """
+    possible = [n for n in (1, 2, 4, MOST_THREADS) if n <= most] or [1]
+    counts = [threads] if threads else possible
     found = [("onnx", n, spinning) for n in counts for spinning in ((False, True) if n > 1 else (False,))]
-    return found + ([("torch", n, False) for n in counts] if kind == "auto" else [])
+    if kind == "auto":
+        return found + [("torch", n, False) for n in counts]
+    return [*found, ("torch", possible[-1], False)] if len(found) > 1 else found
 
 
 def texts(count: int, start: int) -> list[str]:
@@ -98,7 +107,8 @@ def main() -> int:
     """Print the choice as JSON."""
     name, folder, kind, threads = sys.argv[1:]
     os.environ["HF_HUB_OFFLINE"] = "1"
-    print(msgspec.json.encode(best(measure(resolve(name), Path(folder), kind, int(threads)))).decode())
+    trials = measure(resolve(name), Path(folder), kind, int(threads))
+    print(msgspec.json.encode(best(trials, kind)).decode())
     return 0
 
 

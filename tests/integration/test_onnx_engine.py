@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
@@ -15,13 +17,14 @@ from tiny import bert, texts
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model import export as exporting
-from stream_ft.model.base import BaseFolder, Tokenizer, base_files, load_model
+from stream_ft.model.base import BaseFolder, Tokenizer, base_files, load_model, resolve
 from stream_ft.model.engines import choose
 from stream_ft.model.engines.choose import Choice, Trial, best, open_engine
-from stream_ft.model.engines.graph import GOLDEN, Weights, read_map
+from stream_ft.model.engines.graph import GOLDEN, MAP, Weights, read_map
 from stream_ft.model.engines.onnx_engine import RESIDENT, OnnxEngine
 from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors
 from stream_ft.model.export import ExportError, export, find
+from stream_ft.model.measure import ways
 from stream_ft.model.plain_tokenizer import FILE, PROBES, PlainTokenizer
 from stream_ft.model.tensors import TENSORS
 from stream_ft.priority import NICE
@@ -261,7 +264,80 @@ def test_the_fastest_is_taken_unless_it_burns_more_than_torch_as_it_comes() -> N
     assert best([torch, on_all, trial("onnx", 9.0, 4.0)]).engine == "torch"
     assert best([torch, on_all, onnx, greedy]).threads == 1
     assert best([torch, on_all, onnx, greedy, spinning]).threads == 2
-    assert best([greedy]).threads == 2, "with nothing to compare"
+
+
+def test_onnx_is_held_to_what_torch_costs_where_torch_may_not_win() -> None:
+    torch, onnx = trial("torch", 0.5, 8.0, threads=2), trial("onnx", 2.0, 2.0)
+    spinning = trial("onnx", 1.0, 14.0, threads=2)
+    assert best([onnx, spinning, torch], "onnx") == Choice(engine="onnx", threads=1, trials=[onnx, spinning, torch])
+    assert best([spinning, trial("onnx", 1.5, 9.0), torch], "onnx").threads == 1, "the cheapest, where all cost more"
+    assert best([onnx], "onnx").engine == "onnx", "one way, and nothing to compare"
+
+
+def test_torch_on_all_cores_is_measured_where_there_is_a_choice() -> None:
+    for kind in ("auto", "onnx"):
+        assert ("torch", 2, False) in ways(kind, 0, 2)
+    assert ways("onnx", 2, 4) == [("onnx", 2, False), ("onnx", 2, True), ("torch", 4, False)]
+    assert ways("onnx", 1, 4) == [("onnx", 1, False)]
+
+
+@pytest.mark.parametrize(
+    ("built", "found"),
+    [
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", False),
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", True),
+        ("cuda = None\nhip = '7.0'\n", True),
+        ("this is no Python", False),
+    ],
+)
+def test_a_device_file_is_a_gpu_only_to_a_torch_that_is_built_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: str, found: bool
+) -> None:
+    (tmp_path / "version.py").write_text(f"from typing import Optional\n__version__ = '2'\n{built}")
+    monkeypatch.setattr(choose, "find_spec", lambda name: ModuleSpec(name, None, origin=str(tmp_path / "__init__.py")))
+    monkeypatch.setattr(choose, "GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    assert not choose.on_gpu("auto"), "no device file"
+    (tmp_path / "nvidiactl").write_text("")
+    assert choose.on_gpu("auto") == found
+    assert choose.on_gpu("cuda")
+    assert not choose.on_gpu("cpu")
+
+
+def test_what_torch_is_built_for_is_read_as_torch_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(choose, "GPU_FILES", (str(tmp_path),))
+    assert choose.on_gpu("auto") == bool(torch.version.cuda or torch.version.hip)
+
+
+@pytest.mark.parametrize("changed", ["config.json", "tokenizer_config.json", FILE])
+def test_the_same_weights_with_another_configuration_or_tokenizer_are_another_model_in_the_cache(
+    base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    shutil.copytree(base.path, tmp_path / "model")
+    other, cache, calls = resolve(str(tmp_path / "model")), tmp_path / "cache", []
+    choice = Choice(engine="onnx", threads=1)
+
+    def ran(module: str, arguments: list[str], seconds: float) -> object:
+        calls.append(module.rpartition(".")[2])
+        if module.endswith("export"):
+            Path(arguments[1]).mkdir(parents=True)
+            (Path(arguments[1]) / MAP).touch()
+        return choose.subprocess.CompletedProcess(module, 0, msgspec.json.encode(choice).decode(), "")
+
+    def used(model: BaseFolder) -> Path:
+        folder = choose.graph_folder(model, cache)
+        assert choose.chosen(model, folder, cache, kind="auto", threads=0) == choice
+        return folder
+
+    monkeypatch.setattr(choose, "_run", ran)
+    assert used(base) == used(other)
+    assert calls == ["export", "measure"]
+    (tmp_path / "model" / changed).write_bytes((tmp_path / "model" / changed).read_bytes() + b"\n")
+    assert resolve(str(tmp_path / "model")).sha256 == base.sha256
+    assert choose.remembered(other, cache, kind="auto", threads=0) is None
+    assert used(other) != used(base)
+    assert calls == ["export", "measure"] * 2
 
 
 @pytest.mark.slow
@@ -309,7 +385,7 @@ def test_a_graph_that_has_gone_bad_is_no_reason_not_to_start(base: BaseFolder, g
 
 
 def graph_path(base: BaseFolder, cache: Path) -> Path:
-    return cache / "graphs" / f"{base.sha256[:24]}-{choose.FORMAT}"
+    return cache / "graphs" / f"{choose.cache_key(base)}-{choose.FORMAT}"
 
 
 def test_a_measurement_that_fails_leaves_a_server_that_starts(

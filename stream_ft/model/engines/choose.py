@@ -1,11 +1,12 @@
 """Which engine encodes: ``torch``, ``onnx``, or whichever is faster here, as measured once and remembered.
 
-The exported graph and the measurement lie in a cache folder by the hash of the model, shared by all processes of a
+The exported graph and the measurement lie in a cache folder by the hashes of the model, shared by all processes of a
 user. Both are made by processes of their own, one at a time.
 """
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import logging
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_ft.errors import ArtifactError, ConfigError
-from stream_ft.model.base import BaseFolder
+from stream_ft.model.base import BaseFolder, tokenizer_sha256
 from stream_ft.model.engines import Engine
 from stream_ft.model.engines.graph import FORMAT, MAP
 
@@ -33,7 +35,7 @@ log = logging.getLogger("stream_ft.model.engines")
 Kind = Literal["auto", "onnx", "torch"]
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
-"""Where one of these is, torch is asked for a GPU; else nobody needs to import torch to learn that there is none."""
+"""Where none of these is, nobody needs to look at torch to learn that there is no GPU."""
 EXPORT_S, MEASURE_S = 900, 300
 
 
@@ -131,14 +133,26 @@ def remembered(base: BaseFolder, cache: Path, *, kind: Kind, threads: int) -> Ch
     return _read(_measured(base, cache, kind, threads))
 
 
+def cache_key(base: BaseFolder) -> str:
+    """What a model is called in the cache: by its weights, and by what else tells what is computed with them.
+
+    The same weights under another configuration are another graph, and beside another tokenizer they get other ids.
+    """
+    parts = [tokenizer_sha256(base.path)]
+    for name in ("config.json", "tokenizer_config.json"):
+        file = base.path / name
+        parts.append(hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest())
+    return f"{base.sha256[:24]}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+
+
 def _places(base: BaseFolder, cache: Path) -> tuple[Path, Path]:
     """Of the graph, and of the reason why there is none."""
-    folder = cache / "graphs" / f"{base.sha256[:24]}-{FORMAT}"
+    folder = cache / "graphs" / f"{cache_key(base)}-{FORMAT}"
     return folder, folder.with_name(f"{folder.name}-torch-{version('torch')}.txt")
 
 
 def _measured(base: BaseFolder, cache: Path, kind: Kind, threads: int) -> Path:
-    return cache / "measured" / f"2-{base.sha256[:24]}-{_machine()}-{kind}-{threads}.json"
+    return cache / "measured" / f"3-{cache_key(base)}-{_machine()}-{kind}-{threads}.json"
 
 
 def graph_folder(base: BaseFolder, cache: Path) -> Path:
@@ -199,15 +213,20 @@ def chosen(base: BaseFolder, folder: Path, cache: Path, *, kind: Kind, threads: 
     return choice
 
 
-def best(trials: list[Trial]) -> Choice:
+def best(trials: list[Trial], kind: str = "auto") -> Choice:
     """The fastest way, of those that cost no more CPU than torch as it comes, which takes a thread for each core.
 
     A request that is answered sooner by burning the cores that others need is not answered sooner under load.
+
+    Args:
+        trials: of torch, too, where there is more than one way.
+        kind: ``auto`` takes any engine, ``onnx`` that one; if all its ways cost more than torch, the cheapest.
     """
     plain = [trial for trial in trials if trial.engine == "torch"]
     most = max(plain, key=lambda trial: trial.threads).cpu_ms if plain else math.inf
-    modest = [trial for trial in trials if trial.cpu_ms <= most]
-    winner = min(modest, key=lambda trial: trial.p50_ms)
+    able = [trial for trial in trials if kind in ("auto", trial.engine)]
+    modest = [trial for trial in able if trial.cpu_ms <= most]
+    winner = min(modest, key=lambda trial: trial.p50_ms) if modest else min(able, key=lambda trial: trial.cpu_ms)
     return Choice(engine=winner.engine, threads=winner.threads, spinning=winner.spinning, trials=trials)
 
 
@@ -240,7 +259,24 @@ def on_gpu(device: str) -> bool:
     """Whether torch would run on a GPU there, without importing it."""
     if device != "auto":
         return device != "cpu"
-    return any(Path(name).exists() for name in GPU_FILES)
+    return any(Path(name).exists() for name in GPU_FILES) and _built_for_gpus()
+
+
+def _built_for_gpus() -> bool:
+    """Whether the torch that is installed is a build for CUDA or ROCm: ``torch/version.py`` says so."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        tree = ast.parse(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return False
+    for node in tree.body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        named = any(isinstance(target, ast.Name) and target.id in ("cuda", "hip") for target in targets)
+        if named and isinstance(value := getattr(node, "value", None), ast.Constant) and value.value:
+            return True
+    return False
 
 
 def _torch(base: BaseFolder, max_tokens: int, threads: int, device: str) -> Engine:
