@@ -78,6 +78,7 @@ def in_torch(base: BaseFolder, files: dict[str, bytes]) -> np.ndarray:
 def test_embeddings_are_those_of_torch(engine: OnnxEngine, base: BaseFolder) -> None:
     found = answers(engine, base_files(base))
     assert found.shape == (len(WORDS), 32)
+    assert engine.encode(WORDS).dtype == engine.trial("v", WORDS).dtype == np.float16, "as the head was trained on them"
     np.testing.assert_allclose(found, in_torch(base, base_files(base)), atol=2e-3)
 
 
@@ -178,6 +179,20 @@ def test_a_refused_base_leaves_the_engine_as_it_was(
     assert caught.value.step == step
     assert not engine.prepared("bad")
     assert (engine.encode(WORDS) == before).all()
+
+
+def test_a_set_with_one_of_two_tied_names_is_refused(
+    base: BaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_model(base.path)
+    module.get_submodule(KEY.removesuffix(".weight")).weight = module.get_parameter(QUERY)
+    monkeypatch.setattr(exporting, "load_model", lambda path: module)
+    export(base, tmp_path / "graph")
+    engine = OnnxEngine(base, tmp_path / "graph", max_tokens=32)
+    with pytest.raises(ArtifactError, match="shares its memory") as caught:
+        engine.prepare("one", disturbed(base, QUERY))
+    assert caught.value.step == "keys"
+    assert not engine.prepared("one")
 
 
 def test_pretrained_weights_are_read_back_as_they_were(base: BaseFolder, graph: Path) -> None:
