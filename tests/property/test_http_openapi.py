@@ -26,6 +26,9 @@ CHECKS = [
 ]
 """Not ``positive_data_acceptance``: no schema says that a tensor has as many elements as its shape tells."""
 
+TOKEN = {"authorization": "Bearer sesame"}
+"""Without one, no command would be read: this client does not call from the server's own machine."""
+
 
 KNOWN = {"model": ["shop", "other"], "version": ["v0.0.0", "v9.9.9"], "name": ["v0.0.0", "v9.9.9"]}
 
@@ -48,7 +51,7 @@ api = described()
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIClient]:
-    with Serving(tmp_path_factory.mktemp("serving")) as serving:
+    with Serving(tmp_path_factory.mktemp("serving"), token="sesame") as serving:
         serving.genesis("yes", "no")
         with ASGIClient(serving.app) as made:
             yield made
@@ -64,4 +67,5 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIClient]:
     suppress_health_check=list(HealthCheck),
 )
 def test_any_request_is_answered_as_described(case: Any, client: ASGIClient) -> None:
-    case.call_and_validate(session=client, base_url="http://localhost", checks=CHECKS)
+    response = case.call_and_validate(session=client, base_url="http://localhost", headers=TOKEN, checks=CHECKS)
+    assert response.status_code not in (401, 403), "refused before it was read"
