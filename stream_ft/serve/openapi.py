@@ -77,7 +77,7 @@ ERRORS = {
 
 PARAMETERS = {
     "model": "Name of the model.",
-    "version": "Name of the version; only the one that answers now can be asked.",
+    "version": "Name of the version: the one that answers now, or the challenger of a trial.",
     "name": "Name of a version, as /versions lists it.",
 }
 """What stands in paths."""
