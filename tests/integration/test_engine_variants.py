@@ -17,8 +17,8 @@ from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import BaseFolder, base_files, load_model
 from stream_ft.model.engines import int8_graph as int8
 from stream_ft.model.engines import quantised_engine, torch_engine
-from stream_ft.model.engines.choose import FORMAT
-from stream_ft.model.engines.graph import GOLDEN, GRAPH
+from stream_ft.model.engines.choose import FORMAT, cache_key
+from stream_ft.model.engines.graph import GOLDEN, GRAPH, WEIGHTS
 from stream_ft.model.engines.int8_graph import Int8Graph, int8_graph, rounded
 from stream_ft.model.engines.onnx_engine import OnnxEngine
 from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors
@@ -39,7 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
 @pytest.fixture(scope="module")
 def cache(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    export(base, folder / "graphs" / f"{base.sha256[:24]}-{FORMAT}")
+    export(base, folder / "graphs" / f"{cache_key(base)}-{FORMAT}")
     return folder
 
 
@@ -155,6 +155,39 @@ def test_an_eight_bit_graph_is_made_once_and_a_broken_one_is_told(graph: Path, t
         int8_graph(tmp_path / "graph")
     assert caught.value.step == "export"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph", "int8"], "a draft is left"
+
+
+def test_a_weight_that_an_eight_bit_graph_holds_by_another_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    value = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    weight = numpy_helper.from_array(value, "w")
+    onnx.external_data_helper.set_external_data(weight, location=WEIGHTS)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 4), ("y", 8))]
+    # Made of a torch layer, a Gemm has its matrix the other way round; onnxruntime turns it.
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    (tmp_path / "graph").mkdir()
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weight])), tmp_path / "graph" / GRAPH
+    )
+    with pytest.raises(ArtifactError, match="w stands in it as w_Transposed") as caught:
+        int8.write(tmp_path / "graph", tmp_path / "int8")
+    assert caught.value.step == "export"
+    with pytest.raises(ArtifactError, match=r"cannot be made: the weight w stands"):
+        int8_graph(tmp_path / "graph")
+
+    def renamed(source: Path, target: Path, **settings: object) -> None:
+        model = onnx.load(source)
+        model.graph.initializer[0].name = "other"
+        onnx.save(model, target)
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", renamed)
+    with pytest.raises(ArtifactError, match="w is not in it"):
+        int8.write(tmp_path / "graph", tmp_path / "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"], "a draft is left"
 
 
 def test_an_eight_bit_graph_that_is_far_off_is_not_used(base: BaseFolder, graph: Path, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from stream_ft.model.engines.graph import GRAPH, WEIGHTS
 MAP = "int8.json"
 QUANTISED, SCALE = "_quantized", "_scale"
 """What onnxruntime appends to the name of a matrix."""
+TRANSPOSED = "_Transposed"
+"""The same, where it turns the matrix of a Gemm before it rounds it."""
 LEVELS = 64
 """Integers run from minus this to this."""
 TOLERANCE = 0.1
@@ -103,7 +105,11 @@ def int8_graph(graph: Path) -> Int8Graph:
 
 
 def write(graph: Path, folder: Path) -> None:
-    """Write the 8-bit form of an exported graph as ``folder``; all of it or nothing."""
+    """Write the 8-bit form of an exported graph as ``folder``; all of it or nothing.
+
+    Raises:
+        ArtifactError: step ``export``: a weight is not in it by a name that tells whose it is.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -125,6 +131,7 @@ def write(graph: Path, folder: Path) -> None:
             rounded=sorted(name for name in before if {name + QUANTISED, name + SCALE} <= after),
             kept=sorted(before & after),
         )
+        _check_all_there(before, after, names)
         replaceable = set(names.kept) | {name + end for name in names.rounded for end in (QUANTISED, SCALE)}
         for initializer in model.graph.initializer:
             # What a session is to replace must lie outside the graph, and for that its bytes must be raw.
@@ -143,5 +150,17 @@ def write(graph: Path, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _check_all_there(before: set[str], after: set[str], names: Names) -> None:
+    """Or a version's weight would be given to nobody, and the pretrained one would answer without a word."""
+    for name in sorted(before):
+        turned = sorted(other for other in after if other.startswith(name + TRANSPOSED))
+        if turned or name not in {*names.rounded, *names.kept}:
+            where = f"stands in it as {turned[0]}" if turned else "is not in it"
+            raise ArtifactError("export", f"the weight {name} {where}, where no version could replace it.")
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        write(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ArtifactError as refused:
+        sys.exit(refused.message)
