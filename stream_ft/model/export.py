@@ -95,6 +95,7 @@ def _write(base: BaseFolder, draft: Path) -> None:
         dim=golden.shape[1],
         places=places,
         shapes={name: tuple(value.shape) for name, value in tensors.items()},
+        dtypes={name: str(value.dtype) for name, value in tensors.items()},
         tied=sorted(tied_names(module)),
         tokenizer=tokenizer_facts(base.path),
     )

@@ -32,6 +32,7 @@ def effective(
     files: Mapping[str, bytes],
     *,
     shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
     tied: Collection[str],
     pretrained: Callable[[str], Array],
     base_sha256: str,
@@ -43,6 +44,7 @@ def effective(
     Args:
         files: of the base's folder: an adapter, or ``tensors.safetensors``, or neither (then nothing is changed).
         shapes: of every tensor of the module.
+        dtypes: of every tensor of the module, by numpy's names; only what is float32 there can be changed.
         tied: names that share memory with another name: they may not be changed one by one.
         pretrained: the pretrained tensor of a name.
         base_sha256: of the pretrained model's weights.
@@ -66,6 +68,8 @@ def effective(
     if shared := sorted(set(result) & set(tied)):
         raise ArtifactError("keys", f"The base changes {shared[0]}, which shares its memory with another tensor.")
     for name, value in result.items():
+        if dtypes[name] != "float32":
+            raise ArtifactError("dtypes", f"{name} is {dtypes[name]} in the model, and cannot be changed.")
         if value.size and not max(value.max(), -value.min()) <= _MOST:  # a NaN is the greatest and the least of all
             raise ArtifactError("finite", f"The tensor {name} holds values that are not finite.")
         between()

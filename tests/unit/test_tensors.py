@@ -14,12 +14,17 @@ PRETRAINED = {
     "layer.0.key.weight": RANDOM.normal(size=(4, 3)).astype(np.float32),
     "layer.0.key.bias": np.zeros(4, np.float32),
     "out.weight": np.zeros((5, 4), np.float32),
+    "steps": np.zeros(3, np.int64),
+    "layer.0.rounded.weight": np.zeros((4, 3), np.int8),
 }
 SHAPES = {name: value.shape for name, value in PRETRAINED.items()}
 
 
+DTYPES = {name: str(value.dtype) for name, value in PRETRAINED.items()}
+
+
 def read(files, tied=()):
-    return effective(files, shapes=SHAPES, tied=tied, pretrained=PRETRAINED.__getitem__, base_sha256=SHA)
+    return effective(files, shapes=SHAPES, dtypes=DTYPES, tied=tied, pretrained=PRETRAINED.__getitem__, base_sha256=SHA)
 
 
 def adapter(config=None, drop=(), **tensors):
@@ -130,6 +135,20 @@ def test_full_tensors_are_checked():
     refused("shapes", {TENSORS: save({"layer.0.key.weight": np.zeros((3, 4), np.float32)})})
     refused("dtypes", {TENSORS: save({"layer.0.key.bias": np.zeros(4, np.float64)})})
     refused("finite", {TENSORS: save({"layer.0.key.bias": np.array([0, np.inf, 0, 0], np.float32)})})
+
+
+def test_a_tensor_that_is_no_float_in_the_model_is_refused():
+    for dtype in (np.float32, np.int64):
+        refused("dtypes", {TENSORS: save({"steps": np.zeros(3, dtype)})})
+    prefix = "base_model.model.layer.0.rounded.lora_"
+    a, b = np.ones((2, 3), np.float32), np.ones((4, 2), np.float32)
+    prefixed = {f"base_model.model.layer.0.query.lora_{side}.weight" for side in "AB"}
+    files = adapter(
+        {"target_modules": ["layer.0.rounded"]},
+        drop=prefixed,
+        **{prefix + "A.weight": a, prefix + "B.weight": b},
+    )
+    refused("dtypes", files)
 
 
 def test_one_of_two_tied_names_is_refused():

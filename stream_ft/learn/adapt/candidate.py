@@ -27,7 +27,7 @@ from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
 from stream_ft.model.engines import Engine
 from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import mean_pool, pad
-from stream_ft.model.engines.torch_engine import TorchEngine, live_tensors, pick_device, tied_names
+from stream_ft.model.engines.torch_engine import TorchEngine, dtypes_of, live_tensors, pick_device, tied_names
 from stream_ft.model.engines.variants import open_variant
 from stream_ft.model.tasks import Task, find_task
 from stream_ft.model.tasks.training_head import TrainingHead
@@ -249,6 +249,7 @@ def _begin(way: Method, model: torch.nn.Module, job: Job, base: BaseFolder) -> N
     changed = effective(
         champion,
         shapes={name: tuple(tensor.shape) for name, tensor in live.items()},
+        dtypes=dtypes_of(live),
         tied=tied_names(model),
         pretrained=lambda name: live[name].detach().numpy(),
         base_sha256=base.sha256,

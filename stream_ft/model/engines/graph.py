@@ -16,7 +16,7 @@ from stream_ft.errors import ArtifactError
 from stream_ft.model.plain_tokenizer import TokenizerFacts
 
 GRAPH, WEIGHTS, REST, GOLDEN, MAP = "graph.onnx", "weights.bin", "rest.safetensors", "golden.safetensors", "graph.json"
-FORMAT = 2
+FORMAT = 3
 """Grows when what is written changes; it is part of the folder's name."""
 
 Array = npt.NDArray[Any]
@@ -38,6 +38,8 @@ class GraphMap(Struct, frozen=True, kw_only=True):
     """By torch name; a tensor that the output does not depend on has none."""
     shapes: dict[str, tuple[int, ...]]
     """Of every tensor of the torch module, by its name."""
+    dtypes: dict[str, str]
+    """The same, by numpy's names."""
     tied: list[str]
     """Names that share memory with another name."""
     tokenizer: TokenizerFacts | None = None

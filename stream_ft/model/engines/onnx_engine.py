@@ -127,6 +127,7 @@ class OnnxEngine:
         changed = effective(
             files,
             shapes=self._map.shapes,
+            dtypes=self._map.dtypes,
             tied=self._map.tied,
             pretrained=self._weights,
             base_sha256=self._base.sha256,

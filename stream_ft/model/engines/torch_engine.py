@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class TorchEngine:
         self._tied = tied_names(self._module)
         self._pretrained = {name: tensor.data for name, tensor in self._live.items()}
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self._live.items()}
+        self._dtypes = dtypes_of(self._live)
         self._sets: dict[str, dict[str, torch.Tensor]] = {}
         self._active: dict[str, torch.Tensor] = {}
         self._alone = OneThread()
@@ -113,6 +114,7 @@ class TorchEngine:
         arrays = effective(
             files,
             shapes=self._shapes,
+            dtypes=self._dtypes,
             tied=self._tied,
             pretrained=lambda key: self._pretrained[key].cpu().numpy(),
             base_sha256=self._base.sha256,
@@ -192,6 +194,11 @@ def live_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers by their name in the state dict, the objects themselves."""
     named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     return {name: named[name] for name in module.state_dict()}
+
+
+def dtypes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """By numpy's names."""
+    return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
 
 def tied_names(module: torch.nn.Module) -> frozenset[str]:
