@@ -1,4 +1,4 @@
-"""A server that never stops sending, a byte at a time, holds nobody beyond the deadline."""
+"""A server that never stops sending, a byte at a time, or reads as slowly, holds nobody beyond the deadline."""
 
 from __future__ import annotations
 
@@ -69,6 +69,50 @@ def test_a_call_is_over_at_its_deadline(url: str, ask: Callable[[str], None]) ->
     with pytest.raises(DeadlineError, match=r"within 0\.4 s"):
         ask(url)
     assert 0.3 < time.monotonic() - begun < 5
+
+
+@pytest.fixture
+def slow_reader() -> Iterator[str]:
+    """Of a server that takes some of a request every 10 ms, and so never leaves the client without progress."""
+    over = threading.Event()
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+
+    def take() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            while not over.wait(0.01) and connection.recv(131_072):
+                pass
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    over.set()
+    thread.join(10)
+    listening.close()
+
+
+def publish(url: str) -> None:
+    with Client(url, deadline_s=0.6) as client:
+        client.labels([("a" * 20_000, "x")] * 3_000)
+
+
+def publish_under_asyncio(url: str) -> None:
+    async def main() -> None:
+        async with AsyncClient(url, deadline_s=0.6) as client:
+            await client.labels([("a" * 20_000, "x")] * 3_000)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("send", [publish, publish_under_asyncio])
+def test_a_request_that_is_taken_slowly_is_over_at_its_deadline(slow_reader: str, send: Callable[[str], None]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"within 0\.6 s"):
+        send(slow_reader)
+    assert 0.3 < time.monotonic() - begun < 3
 
 
 def test_a_connection_that_is_used_again_has_the_time_of_the_next_call() -> None:
