@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import msgspec
 import numpy as np
 
-from stream_ft import control, metrics
+from stream_ft import config, control, metrics
 from stream_ft.events import Event, Feedback, LabelledEvent, Reject
 from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
@@ -34,6 +35,8 @@ from stream_ft.serve.trial import Trials
 from stream_ft.testing import FakeEngine, ManualClock, MemoryLog
 from stream_ft.topics import topic
 from stream_ft.tracing import NoTraces
+from stream_ft.wiring import operator
+from stream_ft.wiring.commanding import give
 
 DIM = 16
 CONTROL = topic("shop", "control")
@@ -256,3 +259,16 @@ class Serving:
         """What lies on a topic, once everything that waited was appended."""
         self.appender.close()
         return [msgspec.json.decode(record.value) for record in self.log.read(topic("shop", kind), 0, 0, 10_000)]
+
+
+class Commanded(Serving):
+    """A serving process whose commands go the whole way: checked, appended, folded and followed."""
+
+    def command(self, asked: ControlBody) -> ControlReply:
+        """As the process does it, but on the log in memory."""
+        settings = config.load(flags={"state_dir": str(self.folder), "model.name": "shop", "operator": "console"})
+        opened = patch.object(operator, "open_event_log", lambda *settings, **how: self.log)
+        with opened, patch.object(self.log, "close"):
+            told = give(settings, asked)
+        self.follower.step()
+        return told

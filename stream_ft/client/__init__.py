@@ -1,7 +1,7 @@
 """A client in Python: ask, say what was right, publish labels, look, and command.
 
 :class:`Client` and :class:`AsyncClient` speak HTTP to a server; :class:`Control` writes an operator's commands to the
-control log of a state folder. Importing this package loads no model and no server.
+control log of a state folder, without one. Importing this package loads no model and no server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""An operator's commands from Python. They do not go over HTTP: who may write the control log may command."""
+"""An operator's commands by the state folder, without a server: who may write the control log may command.
+
+By a server they go with :meth:`stream_ft.client.Client.control`.
+"""
 
 from __future__ import annotations
 
@@ -120,6 +123,32 @@ class Control:
         from stream_ft.wiring import commands
 
         return _taken(commands.label_add(self._settings, label))
+
+    def canary(self, version: str | int = "", *, share: float, head: str = "") -> InForce:
+        """Let another version answer a share of the users, always the same ones.
+
+        Args:
+            version: a version's name, an epoch, or a base, eight digits of its hash or more. Without it, share 0 ends
+                the trial, also that of a shadow.
+            share: of the keys, 0 to 1.
+            head: sha256 of another head than the base's newest; its first 8 digits do.
+
+        Raises:
+            ConfigError: there is no such version, or no trial to end; nothing is appended.
+            CommandRefusedError: the log refuses it. The remedy lists what can be tried.
+        """
+        from stream_ft.wiring import commands
+
+        return _taken(commands.canary(self._settings, str(version), share=share, head=head))
+
+    def shadow(self, version: str | int = "", *, share: float = 1.0, head: str = "") -> InForce:
+        """Let another version score a share of the requests; its answers are compared and not used.
+
+        Arguments and errors as :meth:`canary`.
+        """
+        from stream_ft.wiring import commands
+
+        return _taken(commands.shadow(self._settings, str(version), share=share, head=head))
 
     def pin(self) -> InForce:
         """Keep the active version: no promotion until :meth:`unpin`. Operators may still roll back.

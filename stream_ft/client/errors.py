@@ -11,8 +11,8 @@ class ClientError(StreamFTError):
     """A call that brought no result.
 
     Args:
-        ids: of the events that were sent, in their order. Sent again under the same ids they count once, whether or
-            not they had been taken; empty for a call that sends none.
+        ids: of the events that were sent, in their order, or of the command. Sent again under the same ids they count
+            once, whether or not they had been taken; empty for a call that sends none.
     """
 
     def __init__(self, message: str, remedy: str = "", *, ids: Sequence[str] = ()) -> None:

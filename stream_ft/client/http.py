@@ -3,67 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time as time_module
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, TypeVar
 
 import httpx
 
-from stream_ft import __version__
 from stream_ft.client import calls
-from stream_ft.client.bounded import bound
-from stream_ft.client.calls import Call, Kind
-from stream_ft.client.results import Accepted, Answer, Status, Versions
+from stream_ft.client.bounded import TimeLeft, bound
+from stream_ft.client.calls import Call, CommandType, Kind
+from stream_ft.client.results import Accepted, Answer, InForce, Status, Versions
 from stream_ft.client.retry import Answered, Done, Failed, Tries
+from stream_ft.client.settings import DEADLINE_S, URL, Settings, checked_deadline
 from stream_ft.clock import SystemClock
-from stream_ft.errors import ConfigError
 from stream_ft.events import Correction, Feedback, LabelledEvent
 from stream_ft.ports import Clock
 
 T = TypeVar("T")
 
-URL = "http://127.0.0.1:8080"
-DEADLINE_S = 10.0
 LIMIT = 100
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 RETRIED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
-
-
-class _Settings:
-    """What both drivers are told, checked."""
-
-    def __init__(self, url: str, token: str, deadline_s: float) -> None:
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigError(f"{url!r} is no URL.", f"Write it like {URL}.") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ConfigError(f"{url!r} is no http or https URL.", f"Write it like {URL}.")
-        if not (token.isascii() and token.isprintable()) or " " in token:
-            raise ConfigError("The token has a character that no header can carry.", "Is there a line break in it?")
-        self.url = parsed
-        self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
-        self.headers = {"user-agent": f"stream-ft/{__version__}"}
-        if token:
-            self.headers["authorization"] = f"Bearer {token}"
-        # A proxy of the environment is not for a server on this machine.
-        self.trust_env = parsed.host not in LOOPBACK
-        self.deadline_s = checked_deadline(deadline_s)
-
-
-def checked_deadline(deadline_s: float) -> float:
-    """``deadline_s`` if a call can have it.
-
-    Raises:
-        ConfigError: it is not positive or not finite.
-    """
-    if not (math.isfinite(deadline_s) and deadline_s > 0):
-        raise ConfigError(f"deadline_s is {deadline_s:g}.", "Give the seconds that a call may take, above 0.")
-    return deadline_s
 
 
 class Client:
@@ -71,7 +33,7 @@ class Client:
 
     Each call has one deadline, in seconds, for all of its tries and the waits between them. It is tried again on 429,
     503 and 504, as ``Retry-After`` asks, and when the connection fails. At its deadline it is cut off, also when the
-    answer comes in dribs.
+    request goes or the answer comes in dribs; only the lookup of the server's name (DNS) is not.
 
     Args:
         url: of the server.
@@ -95,7 +57,7 @@ class Client:
         sleep: Callable[[float], None] = time_module.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = _Settings(url, token, deadline_s)
+        self._settings = Settings(url, token, deadline_s)
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._draw = draw
@@ -119,15 +81,23 @@ class Client:
         """Close the connections. Idempotent."""
         self._http.close()
 
-    def predict(self, texts: str | Sequence[str], *, deadline_s: float | None = None) -> list[Answer]:
+    def predict(
+        self, texts: str | Sequence[str], *, key: str | None = None, deadline_s: float | None = None
+    ) -> list[Answer]:
         """The answers to ``texts`` (one text counts as a list of one), in their order and all of one version.
+
+        Args:
+            texts: the inputs.
+            key: who asks, as the id of a user or a session: during a canary the same key has the same version
+                throughout. Without it, the first text decides. The server does not keep it.
+            deadline_s: of this call.
 
         Raises:
             RefusedError: the server does not take these texts.
             UnavailableError: it cannot answer.
             DeadlineError: it did not in time.
         """
-        return self._run(calls.predict(texts), deadline_s)
+        return self._run(calls.predict(texts, key), deadline_s)
 
     def feedback(
         self,
@@ -222,6 +192,45 @@ class Client:
         """
         return self._run(calls.versions(limit), deadline_s)
 
+    def control(
+        self,
+        type: CommandType,
+        *,
+        to: str | int = "previous",
+        reason: str = "",
+        label: str = "",
+        version: str | int = "",
+        share: float | None = None,
+        head: str = "",
+        id: str | None = None,
+        deadline_s: float | None = None,
+    ) -> InForce:
+        """Command the model, and see what is in force then. Whoever has the token may; without one, this machine.
+
+        Every command is safe to repeat: it carries an id, under which it counts once, and so it is tried again like
+        any call. A second call has another id: ``rollback`` called twice goes back twice.
+
+        Args:
+            type: ``rollback``, ``pin``, ``unpin``, ``pause``, ``resume``, ``train_now``, ``label_add``, ``canary`` or
+                ``shadow``.
+            to: of a rollback: an epoch, a version's name, or ``previous``.
+            reason: of a rollback; it stays on the log.
+            label: of ``label_add``.
+            version: of ``canary`` and ``shadow``: a version's name, an epoch, or a base, eight digits of its hash or
+                more. Without it, ``share=0`` ends the trial.
+            share: of a canary, which needs it: of the keys. Of a shadow: of the requests; all by default.
+            head: of ``canary`` and ``shadow``: another head than the base's newest.
+            id: of this command, to be safe over several calls too. Default: a fresh one, the same in each try.
+            deadline_s: of this call.
+
+        Raises:
+            RefusedError: it cannot be issued, or not by this caller; nothing is on the log.
+            CommandRefusedError: the log refuses it.
+            UnavailableError, DeadlineError: it may or may not be in force; ``error.ids`` has the id to send again.
+        """
+        call = calls.control(type, to=to, reason=reason, label=label, version=version, share=share, head=head, id=id)
+        return self._run(call, deadline_s)
+
     def _run(self, call: Call[T], deadline_s: float | None) -> T:
         seconds = self._settings.deadline_s if deadline_s is None else checked_deadline(deadline_s)
         start = self._clock.monotonic()
@@ -240,8 +249,8 @@ class Client:
             call.method,
             call.path,
             content=call.body,
-            headers=_content_type(call),
-            extensions={"timeout": _TimeLeft(self._clock, end)},
+            headers=call.headers,
+            extensions={"timeout": TimeLeft(self._clock, end)},
         )
         try:
             response = self._http.send(request, stream=True)
@@ -285,7 +294,7 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = _Settings(url, token, deadline_s)
+        self._settings = Settings(url, token, deadline_s)
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._draw = draw
@@ -309,9 +318,11 @@ class AsyncClient:
         """Close the connections. Idempotent."""
         await self._http.aclose()
 
-    async def predict(self, texts: str | Sequence[str], *, deadline_s: float | None = None) -> list[Answer]:
+    async def predict(
+        self, texts: str | Sequence[str], *, key: str | None = None, deadline_s: float | None = None
+    ) -> list[Answer]:
         """As :meth:`Client.predict`."""
-        return await self._run(calls.predict(texts), deadline_s)
+        return await self._run(calls.predict(texts, key), deadline_s)
 
     async def feedback(
         self,
@@ -363,6 +374,23 @@ class AsyncClient:
         """As :meth:`Client.versions`."""
         return await self._run(calls.versions(limit), deadline_s)
 
+    async def control(
+        self,
+        type: CommandType,
+        *,
+        to: str | int = "previous",
+        reason: str = "",
+        label: str = "",
+        version: str | int = "",
+        share: float | None = None,
+        head: str = "",
+        id: str | None = None,
+        deadline_s: float | None = None,
+    ) -> InForce:
+        """As :meth:`Client.control`."""
+        call = calls.control(type, to=to, reason=reason, label=label, version=version, share=share, head=head, id=id)
+        return await self._run(call, deadline_s)
+
     async def _run(self, call: Call[T], deadline_s: float | None) -> T:
         seconds = self._settings.deadline_s if deadline_s is None else checked_deadline(deadline_s)
         start = self._clock.monotonic()
@@ -378,38 +406,12 @@ class AsyncClient:
         left = tries.left(self._clock.monotonic())
         try:
             async with asyncio.timeout(left):
-                response = await self._http.request(
-                    call.method, call.path, content=call.body, headers=_content_type(call)
-                )
+                response = await self._http.request(call.method, call.path, content=call.body, headers=call.headers)
         except TimeoutError:
             return Failed(detail="no answer in time", timed_out=True)
         except httpx.HTTPError as error:
             return _failed(error)
         return _answered(response, response.content)
-
-
-class _TimeLeft(Mapping[str, float]):
-    """httpx's timeouts, each what is left at the moment it is asked for.
-
-    httpx would give every step (pool, connect, write, read) the whole of a fixed timeout, one after the other.
-    """
-
-    def __init__(self, clock: Clock, end: float) -> None:
-        self._clock = clock
-        self._end = end
-
-    def __getitem__(self, name: str) -> float:
-        return max(0.001, self._end - self._clock.monotonic())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("pool", "connect", "write", "read"))
-
-    def __len__(self) -> int:
-        return 4
-
-
-def _content_type(call: Call[T]) -> dict[str, str]:
-    return {} if call.body is None else {"content-type": "application/json"}
 
 
 def _answered(response: httpx.Response, body: bytes) -> Answered:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stream_ft.client.calls import Call
-from stream_ft.client.errors import ClientError, DeadlineError, RefusedError, UnavailableError
+from stream_ft.client.errors import ClientError, CommandRefusedError, DeadlineError, RefusedError, UnavailableError
 
 T = TypeVar("T")
 
@@ -145,6 +145,8 @@ class Tries(Generic[T]):
 
     def _final(self, answer: Answered) -> ClientError:
         said = sentence(answer)
+        if answer.status == 409 and self._call.command:
+            return CommandRefusedError(said, ids=self._call.ids)
         if 400 <= answer.status < 500:
             # An earlier try may have been taken all the same.
             return RefusedError(said, self._again(), status=answer.status, ids=self._call.ids)

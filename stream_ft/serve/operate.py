@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from stream_ft.events import Identifier
 from stream_ft.serve import body
 from stream_ft.serve.body import RefusedError
 from stream_ft.serve.replies import reply
@@ -28,12 +29,28 @@ NAMES = frozenset({"localhost"})
 class ControlBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One command."""
 
-    type: Literal["rollback", "pin", "unpin", "pause", "resume", "train_now", "label_add"]
+    type: Literal["rollback", "pin", "unpin", "pause", "resume", "train_now", "label_add", "canary", "shadow"]
+    id: Annotated[Identifier | None, Meta(description="Sent again under the same id, a command counts once.")] = None
     to: Annotated[
         str, Meta(min_length=1, max_length=100, description="Of a rollback: an epoch, a version, or previous.")
     ] = "previous"
     reason: Annotated[str, Meta(max_length=500, description="Of a rollback; it stays on the log.")] = ""
     label: Annotated[str, Meta(max_length=200, description="Of label_add.")] = ""
+    version: Annotated[
+        str,
+        Meta(
+            max_length=100,
+            description="Of canary and shadow: a version, an epoch, or a base, eight digits of its hash or more. "
+            "Without it, share 0 ends the trial.",
+        ),
+    ] = ""
+    share: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Of a canary, which needs it: of the keys. Of a shadow: of the requests, all by default."),
+    ] = None
+    head: Annotated[
+        str, Meta(max_length=64, description="Of canary and shadow: another head than the base's newest.")
+    ] = ""
 
 
 class ControlReply(Struct, frozen=True, kw_only=True):

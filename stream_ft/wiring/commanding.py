@@ -46,7 +46,15 @@ def give(settings: Settings, asked: ControlBody) -> ControlReply:
 
 def _issued(settings: Settings, asked: ControlBody) -> Issued:
     if asked.type == "rollback":
-        return commands.rollback(settings, to=asked.to, reason=asked.reason.strip() or commands.REASON)
+        reason = asked.reason.strip() or commands.REASON
+        return commands.rollback(settings, to=asked.to, reason=reason, id=asked.id)
     if asked.type == "label_add":
-        return commands.label_add(settings, asked.label)
-    return commands.plain(settings, PLAIN[asked.type])
+        return commands.label_add(settings, asked.label, id=asked.id)
+    if asked.type == "canary":
+        if asked.share is None:
+            raise ConfigError("A canary needs a share.", "Give it, from 0 to 1; 0 ends the trial.")
+        return commands.canary(settings, asked.version, share=asked.share, head=asked.head, id=asked.id)
+    if asked.type == "shadow":
+        share = 1.0 if asked.share is None else asked.share
+        return commands.shadow(settings, asked.version, share=share, head=asked.head, id=asked.id)
+    return commands.plain(settings, PLAIN[asked.type], id=asked.id)

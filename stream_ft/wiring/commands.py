@@ -1,6 +1,7 @@
 """An operator's commands, one function each: what the command line and :class:`stream_ft.client.Control` both give.
 
-Each checks what it is told, appends one message to the control log and returns what became of it.
+Each checks what it is told, appends one message to the control log and returns what became of it. Given twice under one
+``id``, a command counts once, and the second time tells what became of the first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def rollback(
     reason: str = REASON,
     quarantine_source: str | None = None,
     quarantine_since: str | float | datetime | None = None,
+    id: str | None = None,
 ) -> Issued:
     """Bring an earlier version back at once; the base that is left cannot return by itself.
 
@@ -37,6 +39,7 @@ def rollback(
         to: an epoch, a version's name, or ``previous``.
         reason: stays on the log.
         quarantine_source, quarantine_since: examples of this source, or since this time, train no more.
+        id: of the message. Default: a fresh one.
 
     Raises:
         ConfigError: an argument cannot be used, or the version cannot be had; nothing is appended.
@@ -49,6 +52,7 @@ def rollback(
         settings,
         control.Rollback,
         lambda folded: {"to_epoch": target(folded, to), "reason": reason, "quarantine": quarantine},
+        id,
     )
 
 
@@ -69,37 +73,40 @@ def deny(settings: Settings, sha256: str, *, reason: str = REASON) -> Issued:
     return _give(settings, control.Deny, fields)
 
 
-def label_add(settings: Settings, label: str) -> Issued:
+def label_add(settings: Settings, label: str, *, id: str | None = None) -> Issued:
     """Allow users to introduce a label.
 
     Raises:
         ConfigError: it cannot be a label; nothing is appended.
         StreamFTError: nothing was ever started there.
     """
-    return _give(settings, control.LabelAdd, lambda _: {"label": label})
+    return _give(settings, control.LabelAdd, lambda _: {"label": label}, id)
 
 
-def canary(settings: Settings, version: str = "", *, share: float, head: str = "") -> Issued:
+def canary(settings: Settings, version: str = "", *, share: float, head: str = "", id: str | None = None) -> Issued:
     """Let another version answer a share of the users, always the same ones.
 
     Args:
         version: a version's name, an epoch, or a base, eight digits of its hash; ``""`` with ``share`` 0 ends a trial.
         share: of the keys, 0 to 1.
         head: sha256 of another head than the base's newest.
+        id: of the message. Default: a fresh one.
 
     Raises:
         ConfigError: there is no such version, or no trial to end; nothing is appended.
         StreamFTError: nothing was ever started there.
     """
-    return _give(settings, control.Canary, _tried(version, head, share))
+    return _give(settings, control.Canary, _tried(version, head, share), id)
 
 
-def shadow(settings: Settings, version: str = "", *, share: float = 1.0, head: str = "") -> Issued:
+def shadow(
+    settings: Settings, version: str = "", *, share: float = 1.0, head: str = "", id: str | None = None
+) -> Issued:
     """Let another version score a share of the requests; its answers are compared and not used.
 
     Arguments and errors as :func:`canary`.
     """
-    return _give(settings, control.Shadow, _tried(version, head, share))
+    return _give(settings, control.Shadow, _tried(version, head, share), id)
 
 
 def _tried(version: str, head: str, share: float) -> Callable[[Folded], dict[str, Any]]:
@@ -123,26 +130,35 @@ def _tried(version: str, head: str, share: float) -> Callable[[Folded], dict[str
 def plain(
     settings: Settings,
     kind: type[control.Pin] | type[control.Unpin] | type[control.Pause] | type[control.Resume] | type[control.TrainNow],
+    *,
+    id: str | None = None,
 ) -> Issued:
     """A command that says nothing but itself.
 
     Raises:
         StreamFTError: nothing was ever started there.
     """
-    return _give(settings, kind, lambda _: {})
+    return _give(settings, kind, lambda _: {}, id)
 
 
-def _give(settings: Settings, kind: type[control.Command], fields: Callable[[Folded], dict[str, Any]]) -> Issued:
+def _give(
+    settings: Settings,
+    kind: type[control.Command],
+    fields: Callable[[Folded], dict[str, Any]],
+    id: str | None = None,
+) -> Issued:
+    named = {} if id is None else {"id": id}
+
     def make(folded: Folded, now: float) -> control.Message:
         try:
             message: control.Message = control.new(  # type: ignore[assignment]  # a Command, but no member of the union
-                kind, by=f"operator/{settings.operator}", now=now, **fields(folded)
+                kind, by=f"operator/{settings.operator}", now=now, **named, **fields(folded)
             )
         except msgspec.ValidationError as error:
             raise ConfigError(f"The command cannot be issued: {error}.") from error
         return message
 
-    return issue(settings, make)
+    return issue(settings, make, id)
 
 
 def _whole(prefix: str, known: set[str]) -> str:

@@ -91,13 +91,15 @@ def look(settings: Settings) -> Folded:
         log.close()
 
 
-def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) -> Issued:
+def issue(settings: Settings, make: Callable[[Folded, float], control.Message], id: str | None = None) -> Issued:
     """Append one message and fold it, as every replica will.
 
     Args:
         settings: which log, and who issues (``operator``).
         make: from the folded log and the time of now, the message; what it raises is raised before anything is
             appended.
+        id: that of the message, if whoever commands gave one. If the log has it already, nothing is appended, and what
+            became of that message is told: what ``make`` would say now may differ (``previous`` is another version).
 
     Raises:
         ConfigError: it would put a version into force whose files are gone or damaged; nothing is appended.
@@ -107,6 +109,8 @@ def issue(settings: Settings, make: Callable[[Folded, float], control.Message]) 
     try:
         registry = _registry(settings)
         before = _started(read(log, settings.model.name, registry), settings)
+        if id is not None and (known := before.verdicts.get(id)) is not None:
+            return Issued(accepted=known.accepted, reason=known.reason, remedy="", before=before, after=before)
         now = SystemClock().now()
         message = make(before, now)
         _check_can_be_had(before, message, registry, now)

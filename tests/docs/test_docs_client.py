@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import StateFolder
 from http_server import running
-from serving_parts import Serving
+from serving_parts import Commanded, Serving
 
 from stream_ft import client
 from stream_ft.client import AsyncClient, Client, Control
@@ -22,8 +22,11 @@ FOLDER = '"./state"'
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Serving]:
-    with Serving(tmp_path / "serving") as made:
+    with Commanded(tmp_path / "serving") as made:
         made.genesis("delivery_status", "refund_status")
+        for name in ("better", "best"):
+            made.promote(name, "delivery_status", "refund_status", name)
+            made.follower.step()
         yield made
 
 
@@ -64,7 +67,16 @@ def test_the_snippet_of_the_errors_sends_again_under_the_same_id(
     assert first == again
 
 
-def test_the_snippet_that_commands_runs(tmp_path: Path) -> None:
+def test_the_snippet_that_commands_over_http_commands(serving: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = (snippet for snippet in SNIPPETS if "client.control" in snippet)
+    with running(serving.app) as url:
+        exec(snippet.replace(URL, repr(url)), {})
+    _, back = capsys.readouterr().out.splitlines()
+    assert back == "v1.3.0 3"
+    assert serving.follower.state.trial is None
+
+
+def test_the_snippet_that_commands_by_the_folder_runs(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     folder.genesis()
     folder.promote(1)

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 from http_server import listener, running
-from serving_parts import Serving
+from serving_parts import Commanded, Serving
 
-from stream_ft.client import AsyncClient, Client, DeadlineError, RefusedError, UnavailableError
+from stream_ft.client import AsyncClient, Client, CommandRefusedError, DeadlineError, RefusedError, UnavailableError
+from stream_ft.serve.trial import chosen
 
 Ask = Callable[..., Any]
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Serving]:
-    with Serving(tmp_path, token="s3cret") as made:
+    with Commanded(tmp_path, token="s3cret") as made:
         made.genesis("yes", "no")
         yield made
 
@@ -56,6 +57,53 @@ def test_ask_correct_and_look(serving: Serving, ask: Ask) -> None:
         assert not version.covers(taken)
         with pytest.raises(RefusedError, match="not issued"):
             ask(url, "feedback", "p-made-up", label="no")
+
+
+def test_a_rollback_by_http(serving: Serving, ask: Ask) -> None:
+    for name in ("better", "best"):
+        serving.promote(name, "yes", "no", name)
+        serving.follower.step()
+    with running(serving.app) as url:
+        assert ask(url, "predict", "hello")[0].version == "v2.2.0"
+        now = ask(url, "control", "rollback", reason="wrong on refunds", id="once")
+        assert (now.version, now.epoch) == ("v1.3.0", 3)
+        assert ask(url, "predict", "hello")[0].version == "v1.3.0"
+        assert ask(url, "control", "rollback", id="once") == now, "it counts once"
+        assert ask(url, "control", "pin").pinned
+        with pytest.raises(CommandRefusedError, match="not in the history"):
+            ask(url, "control", "rollback", to=77)
+        with pytest.raises(RefusedError, match="is no epoch") as raised:
+            ask(url, "control", "rollback", to="v9.9.0")
+        assert raised.value.status == 422
+        with Client(url, token="other") as stranger, pytest.raises(RefusedError) as refused:
+            stranger.control("rollback")
+        assert refused.value.status == 401
+    assert serving.follower.state.epoch == 3
+
+
+def test_a_canary_by_http_is_sticky_by_the_key(serving: Serving, ask: Ask) -> None:
+    serving.promote("better", "yes", "no", "maybe")
+    serving.follower.step()
+    with running(serving.app) as url:
+        ask(url, "control", "canary", version="v0.0.0", share=0.5)
+        trial = serving.follower.state.trial
+        assert trial is not None
+        assert (trial.kind, trial.share) == ("canary", 0.5)
+        keys = [f"user {number}" for number in range(12)] + ["客户", "Zoë"]
+        seen = {
+            key: {ask(url, "predict", f"{key} says {number}", key=key)[0].version for number in range(4)}
+            for key in keys
+        }
+        assert all(len(versions) == 1 for versions in seen.values())
+        assert set.union(*seen.values()) == {"v1.1.0", trial.version}
+        for key in keys[:12]:
+            assert (seen[key] == {trial.version}) == chosen(key, trial.base, 0.5)
+        without = {ask(url, "predict", f"user 0 says {number}")[0].version for number in range(24)}
+        assert len(without) == 2, "without a key the text decides"
+        ask(url, "control", "shadow", version=0)
+        assert serving.follower.state.trial.kind == "shadow"
+        ask(url, "control", "canary", share=0)
+        assert serving.follower.state.trial is None
 
 
 def test_a_server_that_starts_late_is_waited_for(serving: Serving, ask: Ask) -> None:

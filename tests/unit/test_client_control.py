@@ -114,6 +114,23 @@ def test_train_now_and_label_add(operator: Control, folder: StateFolder) -> None
         operator.label_add("x" * 500)
 
 
+def test_a_canary_and_a_shadow_are_on_the_log_and_end(operator: Control, folder: StateFolder) -> None:
+    assert operator.canary("v2.2.0", share=0.25).version == "v3.3.0", "what answers everybody else is not changed"
+    operator.shadow(2)
+    operator.canary(share=0)
+    trial = {"base": folder.bases[1], "start_head": folder.heads[1]}
+    told = [{name: m.get(name) for name in ("type", "base", "start_head", "share")} for m in messages(folder)[-3:]]
+    assert told == [{"type": "canary", **trial, "share": 0.25}, {"type": "shadow", **trial, "share": 1.0},
+                    {"type": "canary", **trial, "share": 0.0}]  # fmt: skip
+    with pytest.raises(ConfigError, match="No trial runs"):
+        operator.canary(share=0)
+    with pytest.raises(ConfigError, match="which version"):
+        operator.shadow()
+    with pytest.raises(CommandRefusedError) as raised:
+        operator.canary("v3.3.0", share=0.5)
+    assert "Can be tried" in raised.value.remedy
+
+
 def test_a_folder_that_was_never_used(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no state folder"):
         Control(tmp_path / "nowhere").pause()

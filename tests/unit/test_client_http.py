@@ -13,7 +13,17 @@ from typing import Any
 import httpx
 import pytest
 
-from stream_ft.client import Accepted, Answer, AsyncClient, Client, DeadlineError, RefusedError, UnavailableError
+from stream_ft.client import (
+    Accepted,
+    Answer,
+    AsyncClient,
+    Client,
+    CommandRefusedError,
+    DeadlineError,
+    InForce,
+    RefusedError,
+    UnavailableError,
+)
 from stream_ft.errors import ConfigError, StreamFTError
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, SpanCorrection
 from stream_ft.testing import ManualClock
@@ -80,6 +90,9 @@ def good(request: httpx.Request) -> httpx.Response:
     if path in ("/feedback", "/labels"):
         count = len(json.loads(request.content))
         return httpx.Response(202, json={"accepted": count, "offsets": list(range(count))})
+    if path == "/control":
+        told = {"version": "v0.2.0", "epoch": 2, "before": "v1.1.0", "pinned": False, "paused": True}
+        return httpx.Response(200, json=told)
     if path.endswith("/status"):
         return httpx.Response(200, json={"model": "m", "serve": {"version": "v1.1.0"}, "learn": None})
     return httpx.Response(200, json={"model": "m", "active": "", "wanted": "", "versions": []})
@@ -109,6 +122,50 @@ def test_predict_takes_a_text_or_a_list(talk: Callable[..., Talk]) -> None:
     assert [answer.id for answer in made("predict", ("a", "退货"))] == ["p-a", "p-退货"]
     assert made.bodies() == [{"inputs": ["hi"]}, {"inputs": ["a", "退货"]}]
     assert made.requests[0].headers["content-type"] == "application/json"
+
+
+def test_a_key_goes_in_a_header_and_only_if_there_is_one(talk: Callable[..., Talk]) -> None:
+    made = talk(good)
+    for key in ("user 4711", "客户", "", None):
+        made("predict", "hi", key=key)
+    sent = [dict(request.headers.raw).get(b"stream-ft-key") for request in made.requests]
+    assert sent == [b"user 4711", "客户".encode(), None, None]
+    assert len({request.content for request in made.requests}) == 1
+
+
+@pytest.mark.parametrize("key", ["a\r\nauthorization: x", " a", "a\t", "\x00", "\ud800"])
+def test_a_key_that_no_header_can_carry_is_not_sent(talk: Callable[..., Talk], key: str) -> None:
+    made = talk(good)
+    with pytest.raises(RefusedError, match="no header can carry") as raised:
+        made("predict", "hi", key=key)
+    assert (raised.value.status, made.requests) == (None, [])
+
+
+def test_a_command_sends_what_was_given_and_an_id(talk: Callable[..., Talk]) -> None:
+    made = talk(good)
+    assert made("control", "pause") == InForce(version="v0.2.0", epoch=2, pinned=False, paused=True)
+    made("control", "rollback", to=2, reason="wrong on refunds", id="mine")
+    made("control", "canary", version="v2.2.0", share=0.1)
+    made("control", "shadow", share=0.0)
+    made("control", "label_add", label="refund")
+    bodies = made.bodies()
+    ids = [body.pop("id") for body in bodies]
+    assert bodies == [
+        {"type": "pause"},
+        {"type": "rollback", "to": "2", "reason": "wrong on refunds"},
+        {"type": "canary", "version": "v2.2.0", "share": 0.1},
+        {"type": "shadow", "share": 0.0},
+        {"type": "label_add", "label": "refund"},
+    ]
+    assert ids[1] == "mine"
+    assert len(set(ids)) == 5
+    assert {(request.method, request.url.path) for request in made.requests} == {("POST", "/control")}
+
+
+def test_an_empty_place_to_go_back_to_is_not_the_previous_one(talk: Callable[..., Talk]) -> None:
+    made = talk(good)
+    made("control", "rollback", to="")
+    assert made.bodies()[0]["to"] == ""
 
 
 def test_feedback_sends_what_was_given_and_an_id(talk: Callable[..., Talk]) -> None:
@@ -196,6 +253,30 @@ def test_each_try_of_an_event_sends_the_same_bytes(talk: Callable[..., Talk]) ->
     made = talk(first(httpx.ReadError("reset")))
     made("labels", [("a", "x"), ("b", "y")])
     assert made.requests[0].content == made.requests[1].content
+
+
+@pytest.mark.parametrize("trouble", [httpx.ReadError("reset"), 503, 504])
+def test_each_try_of_a_command_sends_the_same_id(talk: Callable[..., Talk], trouble: int | Exception) -> None:
+    made = talk(first(trouble, trouble))
+    assert made("control", "rollback").version == "v0.2.0"
+    assert len({request.content for request in made.requests}) == 1
+    assert len(made.requests) == 3
+
+
+def test_a_command_that_was_not_answered_can_be_given_again_under_its_id(talk: Callable[..., Talk]) -> None:
+    made = talk(first(httpx.Response(500, json={"error": "The log cannot be read."})))
+    with pytest.raises(UnavailableError, match="sent again with the same id it counts once") as raised:
+        made("control", "rollback")
+    assert raised.value.ids == (made.bodies()[0]["id"],)
+
+
+def test_what_the_log_refuses_is_an_error_of_its_own(talk: Callable[..., Talk]) -> None:
+    made = talk(first(httpx.Response(409, json={"error": "Refused: Epoch 77 is not in the history."})))
+    with pytest.raises(CommandRefusedError, match="Epoch 77 is not in the history"):
+        made("control", "rollback", to=77)
+    made = talk(first(httpx.Response(422, json={"error": "There is no version before."})))
+    with pytest.raises(RefusedError, match="no version before"):
+        made("control", "rollback")
 
 
 def test_retry_after_is_honoured(talk: Callable[..., Talk]) -> None:

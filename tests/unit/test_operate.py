@@ -69,7 +69,16 @@ def test_with_a_token_it_counts_and_not_the_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"type": "promote"}, {"type": "erase"}, {}, [], {"type": "pin", "too": "x"}, {"type": "rollback", "to": ""}],
+    [
+        {"type": "promote"},
+        {"type": "erase"},
+        {},
+        [],
+        {"type": "pin", "too": "x"},
+        {"type": "rollback", "to": ""},
+        {"type": "canary", "share": 1.5},
+        {"type": "pin", "id": ""},
+    ],
 )
 def test_another_body_is_refused(tmp_path: Path, body: Any) -> None:
     with Serving(tmp_path) as serving:
@@ -116,6 +125,38 @@ def test_train_now_and_a_label_reach_the_fold(folder: StateFolder) -> None:
     assert (state.train_now, state.labels_added) == (1, ("invoice",))
 
 
+def test_a_command_that_comes_twice_under_one_id_counts_once(folder: StateFolder) -> None:
+    folder.promote(2)
+    asked = ControlBody(type="rollback", id="once")
+    told = give(settings(folder), asked)
+    assert (told.version, told.epoch) == ("v2.4.0", 4)
+    again = give(settings(folder), asked)  # `previous` would be another version now
+    assert (again.version, again.epoch) == ("v2.4.0", 4)
+    assert look(settings(folder)).state.epoch == 4
+    assert give(settings(folder), ControlBody(type="rollback", id="twice")).version == "v0.5.0"
+
+
+def test_what_was_refused_once_is_refused_again_under_the_same_id(folder: StateFolder) -> None:
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="Epoch 77 is not in the history") as refused:
+            give(settings(folder), ControlBody(type="rollback", to="77", id="once"))
+        assert refused.value.status == 409
+    assert len(look(settings(folder)).verdicts) == 4
+
+
+def test_a_trial_is_begun_changed_and_ended(folder: StateFolder) -> None:
+    def trial() -> tuple[str, str, float] | None:
+        found = look(settings(folder)).state.trial
+        return None if found is None else (found.kind, found.base, found.share)
+
+    give(settings(folder), ControlBody(type="canary", version="v0.0.0", share=0.1))
+    assert trial() == ("canary", folder.bases[0], 0.1)
+    give(settings(folder), ControlBody(type="shadow", version="0"))
+    assert trial() == ("shadow", folder.bases[0], 1.0)
+    give(settings(folder), ControlBody(type="canary", share=0.0))
+    assert trial() is None
+
+
 def test_what_the_log_refuses_is_a_409(folder: StateFolder) -> None:
     give(settings(folder), ControlBody(type="rollback"))
     with pytest.raises(RefusedError, match="Refused") as refused:
@@ -123,8 +164,18 @@ def test_what_the_log_refuses_is_a_409(folder: StateFolder) -> None:
     assert refused.value.status == 409
 
 
-@pytest.mark.parametrize("asked", [{"type": "rollback", "to": "v9.9.0"}, {"type": "label_add"}])
-def test_what_cannot_be_issued_is_a_422_and_appends_nothing(folder: StateFolder, asked: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "rollback", "to": "v9.9.0"},
+        {"type": "label_add"},
+        {"type": "canary", "version": "v0.0.0"},
+        {"type": "canary", "version": "v9.9.0", "share": 0.1},
+        {"type": "shadow"},
+        {"type": "canary", "share": 0.0},
+    ],
+)
+def test_what_cannot_be_issued_is_a_422_and_appends_nothing(folder: StateFolder, asked: dict[str, Any]) -> None:
     before = look(settings(folder)).state
     with pytest.raises(RefusedError) as refused:
         give(settings(folder), ControlBody(**asked))  # type: ignore[arg-type]
