@@ -39,7 +39,7 @@ class Traces(Protocol):
             start, end: seconds since the epoch.
             attributes: ids, counts and versions.
             parent: ``traceparent`` of what brought it about; without it, a trace begins.
-            links: of others that it belongs to.
+            links: of others that it belongs to; those whose spans are not kept are left out.
         """
         ...
 
@@ -75,6 +75,11 @@ def checked(value: str | bytes | None) -> str:
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     text = text.strip()
     return text if _FORM.fullmatch(text) and not text.startswith("ff") else ""
+
+
+def sampled(traceparent: str) -> bool:
+    """Whether the spans of this trace are kept: the last bit of the flags. Of an empty one, none are."""
+    return bool(traceparent) and bool(int(traceparent[-2:], 16) & 1)
 
 
 def headers(traceparent: str) -> Headers:

@@ -77,10 +77,12 @@ class OtelTraces:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         above = _context(parent)
+        # A link to a span that nobody keeps leads nowhere.
+        kept = [found for link in links if (found := _context(link)) is not None and found.trace_flags.sampled]
         span = self._tracer.start_span(
             name,
             context=None if above is None else set_span_in_context(NonRecordingSpan(above)),
-            links=[Link(found) for link in links[-MOST_LINKS:] if (found := _context(link)) is not None],
+            links=[Link(one) for one in kept[-MOST_LINKS:]],
             attributes={f"stream_ft.{key}": value for key, value in attributes.items()},
             start_time=_nanoseconds(start),
         )

@@ -1,8 +1,10 @@
 """The learner's part of a trace: what was said of an answer is taken in, and some version learns it.
 
 A correction's spans go into the trace of the prediction that it names: ``predict`` (serving), ``take`` (here) and
-``learn``, which ends when a version that covers it comes into force. What is needed for that is in memory, bounded, and
-not kept over a restart: a trace is a sample, the store is the record.
+``learn``, which ends when a version that covers it comes into force. ``in force`` is in the trace of the first of those
+that it learned, and the others link to it. A correction that is read before its prediction has begun a trace of its own
+by then, and links to the prediction. What is needed for that is in memory, bounded, and not kept over a restart: a trace
+is a sample, the store is the record.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from stream_ft.tracing import Traces
 PREDICTIONS = 10_000
 """Predictions whose traces are remembered."""
 WAITING = 256
-"""Statements that are followed until a version has learned them."""
+"""Statements of traces that are kept, followed until a version has learned them."""
 STILL = frozenset({"unread", "waits_for_prediction", "waits_for_label"})
 """Fates that something may yet become of."""
 
@@ -32,6 +34,8 @@ class _Followed:
     said: Said
     context: str
     since: float
+    late: str
+    """The prediction that it names, if that was not there yet; else empty."""
 
 
 class Tracks:
@@ -82,7 +86,12 @@ class Tracks:
                 rest.append(one)
             else:
                 self._traces.span(
-                    "pass over", start=one.since, end=at, parent=one.context, attributes={"became": fate.what}
+                    "pass over",
+                    start=one.since,
+                    end=at,
+                    parent=one.context,
+                    links=self._came_since(one),
+                    attributes={"became": fate.what},
                 )
         if learned:
             facts: dict[str, str | int | float | bool] = {
@@ -90,16 +99,15 @@ class Tracks:
                 "examples_upto": examples_upto,
                 "statements": len(learned),
             }
-            promotion = self._traces.span(
-                "in force", start=at, end=at, links=[one.context for one, _ in learned], attributes=facts
-            )
+            first, *others = (one.context for one, _ in learned)
+            promotion = self._traces.span("in force", start=at, end=at, parent=first, links=others, attributes=facts)
             for one, seq in learned:
                 self._traces.span(
                     "learn",
                     start=one.since,
                     end=at,
                     parent=one.context,
-                    links=[promotion],
+                    links=[promotion, *self._came_since(one)],
                     attributes={"version": version, "example": seq},
                 )
         self._followed = rest
@@ -107,11 +115,18 @@ class Tracks:
     def _take(self, said: Said, told: str, start: float, end: float) -> None:
         record, event = said
         facts: dict[str, str | int | float | bool] = {"topic": record.topic, "offset": record.offset}
-        parent, links = told, []
+        parent, links, late = told, [], ""
         if isinstance(event, Feedback):
             facts |= {"prediction": event.prediction_id, "kind": event.kind}
             if (asked := self._predictions.get(event.prediction_id)) is not None:
                 parent, links = asked, [told]
+            else:
+                late = event.prediction_id
         context = self._traces.span("take", start=start, end=end, parent=parent, links=links, attributes=facts)
-        if context and len(self._followed) < WAITING:
-            self._followed.append(_Followed(said=said, context=context, since=end))
+        if tracing.sampled(context) and len(self._followed) < WAITING:
+            self._followed.append(_Followed(said=said, context=context, since=end, late=late))
+
+    def _came_since(self, one: _Followed) -> list[str]:
+        """The prediction that was read after what was said of it."""
+        asked = self._predictions.get(one.late)
+        return [] if asked is None else [asked]

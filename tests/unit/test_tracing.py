@@ -11,10 +11,11 @@ from serving_parts import Serving
 from store_kit import open_store
 
 from stream_ft import config, tracing
+from stream_ft.events import LabelCorrection, LabelledEvent, to_json
 from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
 from stream_ft.ports import Record
-from stream_ft.replay.fate import fates
+from stream_ft.replay.fate import Fate, fates
 from stream_ft.replay.store import Item, Store
 from stream_ft.topics import topic
 from stream_ft.tracing import NoTraces
@@ -69,11 +70,12 @@ def test_a_traceparent_is_taken_from_text_and_bytes() -> None:
     assert tracing.of(tracing.headers(THEIRS)) == THEIRS
     assert tracing.headers("") == ()
     assert tracing.of((("other", b"x"),)) == ""
+    assert [tracing.sampled(one) for one in (THEIRS, UNSAMPLED, f"{THEIRS[:-2]}03", "")] == [True, False, True, False]
 
 
 def test_a_span_has_its_times_its_parent_and_its_links(kept: Kept) -> None:
     facts = {"version": "v1.2.0"}
-    told = kept.traces.span("predict", start=10.0, end=10.5, attributes=facts, parent=THEIRS, links=[THEIRS, "x"])
+    told = kept.traces.span("predict", start=10.0, end=10.5, attributes=facts, parent=THEIRS, links=[UNSAMPLED, THEIRS, "x"])
     span = kept.one("predict")
     assert tracing.checked(told) == told
     assert told.split("-")[1] == THEIRS.split("-")[1] == f"{span.context.trace_id:032x}"
@@ -122,11 +124,11 @@ class Learning:
             fates=lambda said: fates(path, said),
         )
 
-    def take(self) -> None:
-        """What is new on the log."""
+    def take(self, *kinds: str) -> None:
+        """What is new on the log, of all topics or of some."""
         offsets = self.store.offsets()
         records: list[Record] = []
-        for kind in ("predictions", "feedback", "labels"):
+        for kind in kinds or ("predictions", "feedback", "labels"):
             name = topic("shop", kind)
             records += self._serving.log.read(name, 0, offsets.get((name, 0), 0), 1_000)
         items = [Item(record=record, event=parse(record, now=record.appended_at)) for record in records]
@@ -216,6 +218,52 @@ def test_what_is_followed_is_bounded(serving: Serving, tmp_path: Path) -> None:
     learning.tracks.in_force("v0.2.0", 10_000, at=2_020.0)
     ended = len(learning.kept.spans("learn")) + len(learning.kept.spans("pass over"))
     assert 0 < ended <= WAITING
+    learning.store.close()
+
+
+def statement(offset: int, context: str) -> Record:
+    event = LabelledEvent(input=f"text number {offset}", correction=LabelCorrection(label="refund"), source="ann")
+    return Record(
+        topic=topic("shop", "labels"), partition=0, offset=offset, key=None, value=to_json(event),
+        appended_at=2_000.0, headers=tracing.headers(context),
+    )  # fmt: skip
+
+
+def test_of_a_tenth_that_is_kept_all_are_followed_to_a_version_that_is_there() -> None:
+    learner = Kept("learn", share=0.1)
+    tracks = Tracks(
+        learner.traces,
+        receive=lambda record, now: received(record, now=now),
+        fates=lambda said: [Fate(what="trains", seq=record.offset) for record, _ in said],
+    )
+    many = [f"00-{n:032x}-{n:016x}-{'01' if n % 10 == 0 else '00'}" for n in range(1, 8 * WAITING + 1)]
+    tracks.taken([statement(n, context) for n, context in enumerate(many, 1)], start=2_000.0, end=2_000.5)
+    tracks.in_force("v0.2.0", 10_000, at=2_020.0)
+    takes, learns, promotion = learner.spans("take"), learner.spans("learn"), learner.one("in force")
+    assert len(takes) == len(learns) == promotion.attributes["stream_ft.statements"] == len(many) // 10
+    assert {span.parent.span_id for span in learns} == {span.context.span_id for span in takes}
+    assert {link.context.span_id for span in learns for link in span.links} == {promotion.context.span_id}
+    assert promotion.parent.span_id == takes[0].context.span_id
+    learner.traces.close()
+
+
+def test_a_correction_that_is_read_before_its_prediction_links_to_it(
+    serving: Serving, kept: Kept, tmp_path: Path
+) -> None:
+    correct(serving, ask(serving))
+    correct(serving, ask(serving, "another", traceparent=UNSAMPLED))
+    serving.appender.close()
+    learning = Learning(serving, tmp_path / "store.db")
+    learning.take("feedback")
+    learning.take("predictions")
+    learning.tracks.in_force("v0.2.0", 9, at=2_020.0)
+    predict, feedback, promotion = kept.one("predict"), kept.spans("feedback"), learning.kept.one("in force")
+    takes, learns = learning.kept.spans("take"), learning.kept.spans("learn")
+    assert [span.parent.span_id for span in takes] == [span.context.span_id for span in feedback]
+    assert [[link.context.span_id for link in span.links] for span in learns] == [
+        [promotion.context.span_id, predict.context.span_id],
+        [promotion.context.span_id],  # nobody keeps the other prediction's span
+    ]
     learning.store.close()
 
 
