@@ -12,6 +12,7 @@ from store_kit import open_store
 
 from stream_ft import config, tracing
 from stream_ft.events import LabelCorrection, LabelledEvent, to_json
+from stream_ft.ingest.forward import outcome
 from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
 from stream_ft.ports import Record
@@ -46,6 +47,14 @@ class Kept:
         return span
 
 
+def statement(offset: int, context: str) -> Record:
+    event = LabelledEvent(input=f"text number {offset}", correction=LabelCorrection(label="refund"), source="ann")
+    return Record(
+        topic=topic("shop", "labels"), partition=0, offset=offset, key=None, value=to_json(event),
+        appended_at=2_000.0, headers=tracing.headers(context),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def kept() -> Iterator[Kept]:
     made = Kept("serve")
@@ -75,7 +84,9 @@ def test_a_traceparent_is_taken_from_text_and_bytes() -> None:
 
 def test_a_span_has_its_times_its_parent_and_its_links(kept: Kept) -> None:
     facts = {"version": "v1.2.0"}
-    told = kept.traces.span("predict", start=10.0, end=10.5, attributes=facts, parent=THEIRS, links=[UNSAMPLED, THEIRS, "x"])
+    told = kept.traces.span(
+        "predict", start=10.0, end=10.5, attributes=facts, parent=THEIRS, links=[UNSAMPLED, THEIRS, "x"]
+    )
     span = kept.one("predict")
     assert tracing.checked(told) == told
     assert told.split("-")[1] == THEIRS.split("-")[1] == f"{span.context.trace_id:032x}"
@@ -105,6 +116,12 @@ def test_without_an_endpoint_there_are_none(tmp_path: Path) -> None:
     assert traces.span("predict", start=0, end=1, attributes={}) == ""
     with pytest.raises(config.ConfigError, match="must be a URL"):
         config.load(flags={"trace.endpoint": "localhost:4318"})
+
+
+def test_what_ingest_forwards_goes_on_in_its_trace() -> None:
+    for told in (THEIRS, UNSAMPLED, ""):
+        message, _ = outcome(statement(7, told), now=2_000.0, events="stream_ft.shop.events", dlq="stream_ft.shop.dlq")
+        assert (message.topic, tracing.of(message.headers)) == ("stream_ft.shop.events", told)
 
 
 # --- from an answer to the version that learned it ---------------------------------------------------------------
@@ -219,14 +236,6 @@ def test_what_is_followed_is_bounded(serving: Serving, tmp_path: Path) -> None:
     ended = len(learning.kept.spans("learn")) + len(learning.kept.spans("pass over"))
     assert 0 < ended <= WAITING
     learning.store.close()
-
-
-def statement(offset: int, context: str) -> Record:
-    event = LabelledEvent(input=f"text number {offset}", correction=LabelCorrection(label="refund"), source="ann")
-    return Record(
-        topic=topic("shop", "labels"), partition=0, offset=offset, key=None, value=to_json(event),
-        appended_at=2_000.0, headers=tracing.headers(context),
-    )  # fmt: skip
 
 
 def test_of_a_tenth_that_is_kept_all_are_followed_to_a_version_that_is_there() -> None:
