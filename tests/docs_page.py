@@ -25,6 +25,18 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT).with_suffix(""))
 
 
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each code block; the language is empty where none is named."""
+    return re.findall(r"^```(.*)\n((?:.*\n)*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def inline(page: Path, pattern: str) -> list[str]:
+    """What stands between backticks in the prose of a page and begins with ``pattern``, each once."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose))
+    return [code for code in dict.fromkeys(found) if re.match(pattern, code)]
+
+
 def blocks(page: Path, language: str) -> list[str]:
     """Code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -39,10 +51,15 @@ def lines_of_shell(page: Path) -> list[str]:
     if page.suffix == ".json":
         text = "\n".join(panel.get("description", "") for panel in json.loads(text)["panels"])
     if page == RUNBOOK or page.suffix == ".json":
-        found = re.findall(r"`((?:stream-ft|curl) [^`]+)`", text)
+        found = re.findall(r"`((?:stream-ft|curl|fuser|du|df) [^`]+)`", text)
         return [" ".join(command.split()) for command in found]
     joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def every_line(page: Path) -> list[str]:
+    """Commands of a page, each once and without its comment."""
+    return list(dict.fromkeys(re.sub(r"\s+#.*$", "", line) for line in lines_of_shell(page)))
 
 
 def program(line: str) -> str:

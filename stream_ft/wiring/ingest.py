@@ -42,7 +42,7 @@ AGAIN_S = 2.0
 """Before a worker that Faust gave up is made anew."""
 MISSING = (
     "Faust is not installed.",
-    "pip install 'stream-ft[ingest]', then pip install --no-deps faust-streaming==0.15.3; see docs/publish.md.",
+    "make setup installs it; by hand it takes two commands, see docs/publish.md.",
 )
 
 

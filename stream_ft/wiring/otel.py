@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry, sent to a collector by OTLP over HTTP. The extra ``stream-ft[otel]`` brings it."""
+"""Spans by OpenTelemetry, sent to a collector by OTLP over HTTP. The extra ``otel`` brings it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def open_traces(settings: Settings, role: str) -> Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(
-            "trace.endpoint is set, and OpenTelemetry is not installed.", "pip install 'stream-ft[otel]'"
+            "trace.endpoint is set, and OpenTelemetry is not installed.",
+            "In the checkout: .venv/bin/pip install -e '.[otel]'",
         ) from error
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # a collector that is away is no news each second
     exporter = OTLPSpanExporter(endpoint=f"{settings.trace.endpoint.rstrip('/')}/v1/traces")

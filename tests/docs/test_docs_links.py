@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,18 @@ import typer
 from docs_page import PAGES, ROOT, blocks, lines_of_shell, name_of
 
 from stream_ft.cli import app
-from stream_ft.config import Settings
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 ids = [name_of(page) for page in PAGES]
-HERE = ("curl", "echo", "kcat")
+HERE = ("curl", "df", "du", "echo", "fuser", "kcat")
 """Programs besides our own that a page may use."""
 DEPLOYING = {
     "deploy/README.md": ("cd", "cp", "docker", "kubectl"),
+    "docs/learning.md": (".venv/bin/python",),
+    "docs/publish.md": (".venv/bin/pip",),
     "grafana/README.md": (".venv/bin/python", "cd", "npm"),
 }
-"""On one page each: where tests run is neither an engine nor a cluster, and the preview has a test of its own."""
+"""On one page each; tests/docs/test_docs_programs.py has what comes of them."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -78,11 +78,6 @@ def test_bodies_of_curl_are_json(page: Path) -> None:
         words = shlex.split(line, comments=True)
         if words[0] == "curl" and "-d" in words:
             json.loads(words[words.index("-d") + 1])
-
-
-def test_the_example_of_a_settings_file_is_valid() -> None:
-    (text,) = blocks(ROOT / "docs" / "configuration.md", "toml")
-    Settings.model_validate(tomllib.loads(text))
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:

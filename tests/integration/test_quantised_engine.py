@@ -24,7 +24,7 @@ from stream_ft.model.tensors import ADAPTER, CONFIG, TENSORS
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("torchao") is None,
-        reason="torchao is not installed: pip install 'stream-ft[quantize]'",
+        reason="torchao is not installed: pip install -e '.[quantize]'",
     ),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # of peft
 ]
@@ -256,7 +256,7 @@ def test_without_torchao_it_says_what_to_install(base: BaseFolder, monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torchao" else found(name, *a))
     with pytest.raises(ConfigError, match="torchao") as caught:
         QuantisedEngine(base, bits="int8", device="cpu")
-    assert "stream-ft[quantize]" in str(caught.value)
+    assert ".[quantize]" in str(caught.value)
 
 
 def test_a_layer_that_four_bits_do_not_fit_stays_as_it_was() -> None:

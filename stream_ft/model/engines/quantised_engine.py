@@ -200,7 +200,7 @@ def quantise(module: torch.nn.Module, bits: Bits, device: torch.device) -> None:
     if importlib.util.find_spec("torchao") is None:
         raise ConfigError(
             "model.quantize needs torchao in the torch engine, and it is not installed.",
-            "pip install 'stream-ft[quantize]', or set model.quantize to none.",
+            "In the checkout: .venv/bin/pip install -e '.[quantize]', or set model.quantize to none.",
         )
     with warnings.catch_warnings():  # its notices of what it will rename
         warnings.simplefilter("ignore")
