@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from command_line import StateFolder, command
 from docs_page import PAGES, ROOT, RUNBOOK, every_line, fences, fitted, inline, lines_of_shell, name_of, program
+from house import wait_for
+from http_server import listener
 from packaging.requirements import Requirement
 
 from stream_ft.config import Settings
@@ -263,3 +267,34 @@ def test_the_dashboards_are_made_as_the_page_says(line: str, tmp_path: Path) -> 
     assert {path.name for path in made.iterdir()} == {path.name for path in wanted.iterdir()}
     for path in wanted.glob("*.json"):
         assert json.loads((made / path.name).read_text("utf-8")) == json.loads(path.read_text("utf-8"))
+
+
+def test_the_preview_is_served(tmp_path: Path) -> None:
+    """On a free port; what it shows is of tests/integration/test_operations.py, which builds it."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    (line,) = [x for x in every_line(ROOT / "grafana" / "README.md") if x.startswith("npm start")]
+    made = (ROOT / "grafana" / "preview" / "package.json").read_text("utf-8")
+    assert " 8901" in made, "the port that the page names"
+    with listener() as free:
+        port = free.getsockname()[1]
+    (tmp_path / "package.json").write_text(made.replace(" 8901", f" {port}"), "utf-8")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "index.html").write_text("here", "utf-8")
+    started = subprocess.Popen(
+        ["bash", "-ec", line], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for("the page", lambda: answered(f"http://127.0.0.1:{port}/index.html") == "here", 30)
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait(20)
+
+
+def answered(url: str) -> str:
+    """Of a GET; empty where nobody listens yet."""
+    try:
+        return httpx.get(url, trust_env=False).text
+    except httpx.TransportError:
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from docs_page import ROOT, blocks, fitted
+from docs_page import PAGES, ROOT, blocks, every_line, fitted, program
 from house import House, free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -134,6 +135,50 @@ def test_the_quick_start_is_quick_and_does_what_it_says(shell: Shell, up: subpro
     before = answer["version"]
     wait_for("the version before", lambda: json.loads(shell.type(again))["version"] != before, 20, every=0.5)
     shell.type(simulate)
+    assert (shell.folder / "tried" / "report.html").stat().st_size > 1_000
+
+
+def other_lines(command: str) -> list[str]:
+    """Lines of the other pages that begin so, one of each kind."""
+    lines = (line for page in PAGES if page not in (START, OPERATE) for line in every_line(page))
+    return sorted(
+        {line.removeprefix(".venv/bin/") for line in lines if program(line) == "stream-ft" and command in line}
+    )
+
+
+@pytest.mark.parametrize("line", other_lines("stream-ft up"))
+def test_what_starts_the_system_starts_it(line: str, shell: Shell) -> None:
+    port = shell.places["localhost:8080"].rpartition(":")[2]
+    shell.environment["STREAM_FT_STATE_DIR"] = str(shell.folder / "elsewhere")
+    with (shell.folder / "up.log").open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-ec", "exec " + line.replace("8080", port)],
+            cwd=shell.folder, env=shell.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+
+        def ready() -> bool:
+            assert process.poll() is None, (shell.folder / "up.log").read_text("utf-8", "replace")
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for("up", ready)
+        assert (shell.folder / ("state" if "./state" in line else "elsewhere")).is_dir()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("line", other_lines("stream-ft simulate"))
+def test_a_simulation_of_the_reader_s_own_file(line: str, shell: Shell) -> None:
+    rows = (ROOT / "stream_ft" / "demo" / "shop_stream.tsv").read_text("utf-8").splitlines()[1:81]
+    with (shell.folder / "messages.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "category"), *(row.split("\t")[:2] for row in rows)])
+    shell.type(line)
+    assert json.loads((shell.folder / "tried" / "summary.json").read_text("utf-8"))["events"] == 80
     assert (shell.folder / "tried" / "report.html").stat().st_size > 1_000
 
 
