@@ -1,15 +1,16 @@
 """A trial of a challenger: which requests are for it, and what is counted of it.
 
 A canary answers the requests whose keys it was dealt; its answers are issued like any other. A shadow scores a sample
-of them after the champion has answered, while nobody waits; its answers are compared and thrown away.
+of them after the champion has answered, while nobody waits; nobody gets its answers, and what differs is recorded.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -20,6 +21,12 @@ from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.slots import Answer, Slot, Slots, Version
 
 log = logging.getLogger("stream_ft.serve.trial")
+
+
+MOST_PAIRS = 1_000
+"""Different pairs of answers that are told apart."""
+TOLD_PAIRS = 10
+"""Of them, the commonest, in ``/status``."""
 
 
 def chosen(key: str, base: str, share: float) -> bool:
@@ -45,6 +52,25 @@ class Counts:
     failed: int = 0
     shed: int = 0
     """What a shadow was to score and did not, because requests waited."""
+    pairs: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How often the champion gave one label and a shadow another."""
+
+    def compared(self, champion: str, shadow: str) -> bool:
+        """Record a shadow's answer; true if it is the champion's."""
+        self.answered += 1
+        if champion == shadow:
+            self.agreed += 1
+            return True
+        pair = champion, shadow
+        if pair in self.pairs or len(self.pairs) < MOST_PAIRS:
+            self.pairs[pair] = self.pairs.get(pair, 0) + 1
+        return False
+
+    def disagreements(self) -> list[dict[str, Any]]:
+        """The commonest pairs, in falling order."""
+        pairs = self.pairs.copy()  # another thread adds to them
+        found = heapq.nlargest(TOLD_PAIRS, pairs.items(), key=lambda item: item[1])
+        return [{"champion": ours, "challenger": other, "requests": n} for (ours, other), n in found]
 
 
 class Trials:
@@ -113,6 +139,7 @@ class Trials:
             "agreed": counts.agreed,
             "failed": counts.failed,
             "shed": counts.shed,
+            "disagreements": counts.disagreements(),
         }
 
     def _running(self) -> Trial | None:
@@ -140,6 +167,4 @@ class Trials:
                 log.error("%s failed to score a request", counts.version, exc_info=error)
             return
         self._metrics.shadow_seconds.observe(time.perf_counter() - begun)
-        counts.answered += 1
-        counts.agreed += answer.label == label
-        self._metrics.shadowed("agreed" if answer.label == label else "disagreed")
+        self._metrics.shadowed("agreed" if counts.compared(label, answer.label) else "disagreed")

@@ -3,8 +3,8 @@
 A correction's spans go into the trace of the prediction that it names: ``predict`` (serving), ``take`` (here) and
 ``learn``, which ends when a version that covers it comes into force. ``in force`` is in the trace of the first of those
 that it learned, and the others link to it. A correction that is read before its prediction has begun a trace of its own
-by then, and links to the prediction. What is needed for that is in memory, bounded, and not kept over a restart: a trace
-is a sample, the store is the record.
+by then, and links to the prediction. What is needed for that is in memory, bounded, and not kept over a restart: a
+trace is a sample, the store is the record.
 """
 
 from __future__ import annotations

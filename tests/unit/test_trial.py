@@ -9,7 +9,7 @@ import pytest
 from serving_parts import Serving, head
 
 from stream_ft import control
-from stream_ft.serve.trial import chosen
+from stream_ft.serve.trial import MOST_PAIRS, Counts, chosen
 
 
 @pytest.fixture
@@ -190,8 +190,23 @@ def test_a_shadow_scores_what_the_champion_answers_and_nothing_of_it_is_publishe
     assert told["answered"] == value(serving, "shadow_seconds_count") > 0
     agreed, disagreed = (value(serving, "shadow_requests_total", result=r) for r in ("agreed", "disagreed"))
     assert (agreed, agreed + disagreed) == (told["agreed"], told["answered"])
+    assert sum(pair["requests"] for pair in told["disagreements"]) == disagreed > 0  # type: ignore[attr-defined]
     assert value(serving, "slot_requests_total", slot="challenger") == 0
     assert {event["version"] for event in serving.written("predictions")} == {"v0.0.0"}
+
+
+def test_the_commonest_disagreements_are_told_and_their_number_is_bounded() -> None:
+    counts = Counts(version="trial-1", kind="shadow")
+    for number in range(3 * MOST_PAIRS):
+        assert not counts.compared("refund", f"label {number}")
+    for _ in range(5):
+        assert not counts.compared("refund", "label 7")
+        assert counts.compared("refund", "refund")
+    told = counts.disagreements()
+    assert told[0] == {"champion": "refund", "challenger": "label 7", "requests": 6}
+    assert len(told) == 10
+    assert len(counts.pairs) == MOST_PAIRS
+    assert (counts.answered, counts.agreed) == (3 * MOST_PAIRS + 10, 5)
 
 
 def test_a_shadow_takes_its_share_only(serving: Serving) -> None:
