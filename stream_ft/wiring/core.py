@@ -445,5 +445,5 @@ class Core:
             sha256=sha256,
             parent=parent,
         )
-        log.info("%s: %s", kind, text, extra=happening.logged())
+        log.info("%s: %s", kind, happening.line(), extra=happening.logged())
         self._tell(happening)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, fields
 from stream_ft.logs import decision
 
 LOGGED = (
-    "n", "champion", "candidate", "difference", "lower_bound", "margin", "confidence", "worst_class",
-    "worst_class_drop", "size", "direction",
+    "n", "champion", "candidate", "difference", "lower_bound", "margin", "confidence", "worst_class_n",
+    "worst_class_drop", "worst_without_n", "worst_without_difference", "size", "direction",
 )  # fmt: skip
 """Numbers of a verdict or of an alarm that a log line has."""
+NAMES = {"worst_class": "a class", "worst_without": "one source"}
+"""Names in a verdict, and what a log line says in their stead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,14 @@ class Happening:
         costs = {name: _short(said[name]) for name in ("seconds", "cpu_s") if name in said}
         numbers = {name: _short(value) for name, value in self.numbers.items() if value is not None}
         return said | costs | {"numbers": numbers}
+
+    def line(self) -> str:
+        """The text of the log line. A class may be the words of a user and a source a person: a log names neither."""
+        text = self.text
+        for key, instead in NAMES.items():
+            if name := self.numbers.get(key):
+                text = text.replace(repr(name), instead)
+        return text
 
     def logged(self) -> dict[str, dict[str, object]]:
         """Fields of the log line."""

@@ -13,6 +13,10 @@ from learning_parts import DIM, START, Learning, names, text
 
 from stream_ft import control
 from stream_ft.events import Feedback, LabelCorrection, Prediction, to_json
+from stream_ft.learn.gate import judge
+from stream_ft.learn.job import Job
+from stream_ft.learn.learner import Refuse
+from stream_ft.logs import JsonLines
 from stream_ft.model.heads import Head
 from stream_ft.wiring.happening import Happening
 
@@ -96,6 +100,47 @@ def test_what_the_status_says_of_it_is_short_and_reads_back() -> None:
         "numbers": {"difference": 0.333333, "n": 7, "scale": "accuracy"},
     }  # fmt: skip
     assert msgspec.convert(told, Happening).version == ""
+
+
+WITHOUT = {"champion": [0.0] * 100 + [1.0] * 40 + [0.0] * 60, "candidate": [1.0] * 100 + [0.0] * 100}
+CLASS = {"champion": [1.0] * 20 + [0.0] * 180, "candidate": [0.0] * 20 + [1.0] * 180}
+
+
+@pytest.mark.parametrize(
+    ("scores", "by", "name", "told"),
+    [
+        (WITHOUT, "sources", "mrs o'hara", "Only the examples of one source speak for it: -40.0 points on the 100 of"),
+        (CLASS, "classes", "my card\n4711", "Recall of a class falls by 100 points on 20 examples;"),
+    ],
+)
+def test_a_refusal_names_a_class_or_a_source_in_the_status_and_not_in_the_log(
+    learner: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    scores: dict[str, list[float]],
+    by: str,
+    name: str,
+    told: str,
+) -> None:
+    of = [name if (b > a if by == "sources" else a > b) else "other" for a, b in zip(*scores.values(), strict=True)]
+    groups: dict[str, Any] = {"classes": None} | {by: of}
+    verdict = judge(
+        **scores, **groups, margin=0.02, confidence=0.95, class_floor=0.2, class_support=10, min_examples=100
+    )
+    job = Job(kind="head", base_model="m", champion_base="b", examples_upto=50, epoch=1)
+    learning = learner()
+    learning.step(2)
+    refusal = Refuse(job=job, verdict=verdict, reason=verdict.reason)
+    monkeypatch.setattr(learning.core.learner, "step", lambda facts, now: [refusal])
+    with caplog.at_level("INFO", "stream_ft.learn"):
+        learning.core.perform([], START)
+    (record,) = [record for record in caplog.records if record.getMessage().startswith("refusal: ")]
+    line = JsonLines().format(record)
+    assert told in record.getMessage()
+    assert not any(word in line for word in (name, "o'hara", "4711"))
+    assert msgspec.json.decode(line)["worst_class_drop"] == verdict.worst_class_drop
+    assert repr(name) in learning.said("refusal")[0]
+    assert name in learning.happenings[-1].told()["numbers"].values()  # type: ignore[attr-defined]
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
