@@ -15,6 +15,9 @@ TIERS = ("slow", "fast")
 ROUTES = ("predict", "infer", "feedback", "labels", "control", "status", "console", "metrics", "probe", "other")
 CODES = ("200", "202", "400", "401", "404", "413", "422", "429", "499", "500", "503", "504")
 """Those that are watched one by one; every other is ``other``."""
+PAGES = ("status", "console", "metrics", "probe", "other")
+PAGE_CODES = ("200", "404", "500", "503")
+"""And of these routes, which take no work, only those."""
 SWAP_STEPS = (
     "", "missing", "hash", "manifest", "keys", "shapes", "dtypes", "base", "labels", "finite", "golden",
     "prepare", "flip",

@@ -26,8 +26,8 @@ from stream_ft.metrics.labels import (
 )
 from stream_ft.metrics.registry import kinds
 
-SECONDS_BUCKETS = (0.1, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-LIVE_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1800.0)
+SECONDS_BUCKETS = (0.1, 1.0, 5.0, 10.0, 60.0, 300.0)
+LIVE_BUCKETS = (0.5, 1.0, 2.5, 5.0, 30.0, 120.0, 300.0, 1800.0)
 
 
 class LearnMetrics:

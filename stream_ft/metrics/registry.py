@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 MOST_SERIES = 500
-"""Of a serving process and a learner together."""
+"""Of a serving process, a learner and an ingest worker together."""
 
 
 def new_registry() -> CollectorRegistry:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from stream_ft.metrics.labels import CODES, ROUTES, SHADOWED, SLOTS, SWAP_STEPS, LastBases, base_and_tier, slug
+from stream_ft.metrics.labels import (
+    CODES,
+    PAGE_CODES,
+    PAGES,
+    ROUTES,
+    SHADOWED,
+    SLOTS,
+    SWAP_STEPS,
+    LastBases,
+    base_and_tier,
+    slug,
+)
 from stream_ft.metrics.registry import kinds
 
-LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-FORWARD_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-SHORT_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0)
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+FORWARD_BUCKETS = (0.005, 0.025, 0.1, 0.25, 1.0, 5.0)
+SHORT_BUCKETS = (0.0001, 0.001, 0.01, 0.05, 0.25, 1.0)
 """Of what should take no time at all."""
 BATCH_BUCKETS = (1, 4, 16, 64, 256)
-SWAP_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+SWAP_BUCKETS = (0.1, 1.0, 5.0, 10.0, 30.0, 120.0)
 
 
 class ServeMetrics:
@@ -68,7 +79,8 @@ class ServeMetrics:
 
     def request(self, route: str, code: int) -> None:
         """Count one answer."""
-        self._requests.labels(slug(route, ROUTES), slug(str(code), CODES)).inc()
+        route = slug(route, ROUTES)
+        self._requests.labels(route, slug(str(code), PAGE_CODES if route in PAGES else CODES)).inc()
 
     def predicted(self, version: str) -> None:
         """Count one text that a version answered."""

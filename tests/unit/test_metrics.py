@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from stream_ft import metrics
 from stream_ft.events import Feedback, Reject
@@ -130,15 +133,30 @@ def flood(serve: ServeMetrics, learn: LearnMetrics, known: bool) -> None:
     learn.drift("adwin", statistic=0.1, threshold=0.2, error=0.1)
 
 
-def test_fault_25_ten_thousand_users_labels_versions_and_reasons_make_few_series() -> None:
-    serve, learn = ServeMetrics(new_registry()), LearnMetrics(new_registry())
-    for registry in (serve.registry, learn.registry):
-        metrics.watch_process(registry)
+def flooded() -> list[CollectorRegistry]:
+    """The registries of the three roles after the flood."""
+    serve, learn, ingest = ServeMetrics(new_registry()), LearnMetrics(new_registry()), IngestMetrics(new_registry())
+    for made in (serve, learn, ingest):
+        metrics.watch_process(made.registry)
     flood(serve, learn, known=True)
     flood(serve, learn, known=False)
-    count = series(serve.registry) + series(learn.registry)
-    assert count <= metrics.MOST_SERIES, count
+    ingest.rates(corrections=3, busiest=[3, 2, 1], sources=3)
+    return [serve.registry, learn.registry, ingest.registry]
+
+
+def test_fault_25_ten_thousand_users_labels_versions_and_reasons_make_few_series() -> None:
+    count = sum(series(registry) for registry in flooded())
+    assert count <= metrics.MOST_SERIES - 25, f"{count}: there is to be room for what comes"
     assert count > 300, "the flood has reached what it was to reach"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("role", [0, 1, 2], ids=["serve", "learn", "ingest"])
+def test_promtool_finds_nothing_wrong_with_what_a_scrape_returns(role: int) -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=render(flooded()[role]), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 def test_fault_25_nor_do_they_in_an_ingest_worker() -> None:
