@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -220,9 +221,10 @@ class Serving:
         before = self.follower.state
         kinds = {"pin": control.Pin, "unpin": control.Unpin, "pause": control.Pause, "resume": control.Resume}
         if asked.type == "rollback":
-            if not asked.to.isdigit():
+            found = re.fullmatch(r"(?:v\d+\.)?(\d+)(?:\.\d+)?", asked.to)
+            if not found:
                 raise CommandRefused("There is no version before.")
-            self.say(control.Rollback, to_epoch=int(asked.to), reason=asked.reason)
+            self.say(control.Rollback, to_epoch=int(found[1]), reason=asked.reason)
         else:
             self.say(kinds.get(asked.type, control.TrainNow))
         self.follower.step()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ from house import wait_for
 from stream_ft.config import KafkaSettings
 from stream_ft.connectors.kafka import KafkaLog
 from stream_ft.connectors.kafka_link import read_options
+from stream_ft.ports import Outgoing
 from stream_ft.topics import topic
 
 pytestmark = [
@@ -63,9 +66,14 @@ class Prometheus:
         found: list[dict[str, Any]] = self._http.get("/targets").json()["data"]["activeTargets"]
         return found
 
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        """What a query brings now."""
+        found: list[dict[str, Any]] = self._http.get("/query", params={"query": query}).json()["data"]["result"]
+        return found
+
     def value(self, query: str) -> float:
         """Of a query with one row; 0 where there is none."""
-        rows = self._http.get("/query", params={"query": query}).json()["data"]["result"]
+        rows = self.rows(query)
         assert len(rows) <= 1, query
         return float(rows[0]["value"][1]) if rows else 0.0
 
@@ -143,6 +151,25 @@ def test_what_the_replayer_plays_is_learned_and_answered_by_both_replicas(
             answer = replica.post("/predict", json={"inputs": ["where is my parcel?"]}).json()
             assert answer["predictions"][0]["label"] in KNOWN
     compose.alive()
+
+
+def test_the_panels_of_the_ingest_workers_have_rows(prometheus: Prometheus, log: KafkaLog) -> None:
+    """Those that an embedded system has nothing to show on."""
+    board = json.loads((DEPLOY.parent / "grafana" / "dashboards" / "streaming.json").read_text("utf-8"))
+    queries = {
+        panel["title"]: target["expr"].replace("$model", "default").replace("$__rate_interval", "20s")
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+        if "stream_ft_ingest_" in target["expr"]
+    }
+    for title in ("Lag of the ingest workers", "Ingest workers that stand still", "Refused by the ingest workers"):
+        assert title in queries
+    log.append([Outgoing(topic=topic("default", "feedback"), value=b"no event")])
+    for title, query in queries.items():
+        wait_for(title, partial(prometheus.rows, query), 120)
+    refused = f"sum({queries['Refused by the ingest workers']})"
+    log.append([Outgoing(topic=topic("default", "feedback"), value=b"nor is this")])  # an increase, once it is scraped
+    wait_for("what was refused", lambda: prometheus.value(refused) > 0, 120)
 
 
 def test_a_service_that_docker_stops_ends_by_itself_in_time(compose: Compose) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from browser import CHROMIUM, Watched, chromium
+from house import wait_for
 from http_server import running
 from serving_parts import Serving
 
@@ -285,6 +286,30 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def inks(page: Any, where: str, but: str) -> list[list[str]]:
+    """Each text that is seen, its colour, and that of the ground below it."""
+    pairs: list[list[str]] = page.evaluate(
+        """([where, but]) => [...document.querySelectorAll(where)]
+          .filter(at => [...at.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && at.getClientRects().length)
+          .filter(at => !at.closest(but))
+          .map(at => { const ink = getComputedStyle(at).color; let up = at;
+            while (up && getComputedStyle(up).backgroundColor === 'rgba(0, 0, 0, 0)') up = up.parentElement;
+            return [at.textContent.slice(0, 40), ink, getComputedStyle(up || document.body).backgroundColor] })""",
+        [where, but],
+    )
+    return pairs
+
+
+def weak(pairs: list[list[str]]) -> list[list[str]]:
+    """Those that stand out from their ground by less than 4.5 to 1."""
+    found = []
+    for text, ink, ground in pairs:
+        one, other = sorted((luminance(ink), luminance(ground)))
+        if (other + 0.05) / (one + 0.05) < 4.5:
+            found.append([text, ink, ground])
+    return found
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_from_its_ground(browser: Any, house: tuple[Serving, str], scheme: str) -> None:
     _, url = house
@@ -292,21 +317,9 @@ def test_every_text_stands_out_from_its_ground(browser: Any, house: tuple[Servin
     watched.page.fill("#text", "where is it")
     watched.page.click("#ask button")
     watched.page.wait_for_selector(".answer")
-    pairs = watched.page.evaluate(
-        """() => [...document.querySelectorAll('body *')]
-          .filter(at => [...at.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && at.getClientRects().length)
-          .filter(at => !at.closest('svg, datalist, .skip, style, script, title, dialog, :disabled'))
-          .map(at => { const ink = getComputedStyle(at).color; let up = at;
-            while (up && getComputedStyle(up).backgroundColor === 'rgba(0, 0, 0, 0)') up = up.parentElement;
-            return [at.textContent.slice(0, 40), ink, getComputedStyle(up || document.body).backgroundColor] })"""
-    )
+    pairs = inks(watched.page, "body *", "svg, datalist, .skip, style, script, title, dialog, :disabled")
     assert len(pairs) > 60
-    weak = []
-    for text, ink, ground in pairs:
-        one, other = sorted((luminance(ink), luminance(ground)))
-        if (other + 0.05) / (one + 0.05) < 4.5:
-            weak.append((text, ink, ground))
-    assert weak == []
+    assert weak(pairs) == []
     watched.close()
 
 
@@ -318,3 +331,93 @@ def test_a_version_whose_files_are_gone_is_no_choice(browser: Any, tmp_path: Pat
         assert "files gone" in watched.page.inner_text("#versions")
         assert watched.page.locator("#versions button:has-text('Roll back to it')").count() == 0
         watched.close()
+
+
+def test_feedback_is_found_by_an_id(browser: Any, house: tuple[Serving, str]) -> None:
+    _, url = house
+    watched = opened(browser, url)
+    page = watched.page
+    wanted = said(url)[3]["prediction_id"]
+    page.fill("#find-id", wanted)
+    page.wait_for_selector("#feedback tbody:not(:has(tr:nth-child(2)))")
+    assert page.locator("#feedback tbody tr").count() == 1
+    assert wanted in page.inner_text("#feedback tbody")
+    page.fill("#find-id", "nobody-has-this")
+    page.wait_for_selector("#feedback:has-text('has this id')")
+    page.fill("#find-id", "")
+    page.wait_for_selector("#feedback tbody tr:nth-child(2)")
+    assert watched.said == []
+    watched.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_open_dialog_fits_a_narrow_phone_and_can_be_read(
+    browser: Any, house: tuple[Serving, str], scheme: str
+) -> None:
+    _, url = house
+    watched = opened(browser, url, viewport={"width": 320, "height": 640}, color_scheme=scheme)
+    page = watched.page
+    page.click("#do-rollback")
+    page.wait_for_selector("dialog[open]")
+    box = page.locator("dialog[open]").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 320
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 640
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    inside = "dialog = document.querySelector('dialog'), [dialog.scrollWidth, dialog.clientWidth]"
+    wide, room = page.evaluate(inside)
+    assert wide <= room, "nothing in it is cut off"
+    pairs = inks(page, "dialog[open] *", "svg, :disabled, option")
+    assert len(pairs) >= 6
+    assert weak(pairs) == []
+    watched.close()
+
+
+def test_a_rollback_and_a_correction_by_keys(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as (made, url):
+        watched = opened(browser, url)
+        page = watched.page
+        focused = "document.activeElement.id"
+        before = len(said(url))
+        page.focus("#text")
+        page.keyboard.type("where is it")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#right")
+        page.focus("#right")
+        page.keyboard.type("delivery")
+        page.keyboard.press("Tab")
+        assert page.evaluate(focused) == "correct"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#steps li")
+        wait_for("the correction", lambda: len(said(url)) > before)
+        assert said(url)[0]["said"] == "delivery"
+        left = made.promote("third", "refund", "delivery", EVIL)
+        made.follower.step()
+        page.wait_for_selector("#force strong:text-is('v2.2.0')")
+        page.focus("#do-rollback")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("dialog[open]")
+        assert page.evaluate(focused) == "reason"
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("ArrowDown")
+        assert page.input_value("#to") == "v1.1.0"
+        page.keyboard.press("Tab")
+        page.keyboard.type("wrong on parcels")
+        page.keyboard.press("Enter")
+        assert page.evaluate(focused) == "rollback-yes", "Enter in a field commands nothing"
+        assert made.follower.state.version == "v2.2.0"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#said.good:has-text('Accepted: rollback')")
+        made.follower.step()
+        assert made.follower.state.base != left
+        assert left in made.follower.state.denied
+        assert watched.said == []
+        watched.close()
+
+
+def said(url: str) -> list[dict[str, Any]]:
+    """The newest statements first."""
+    found: list[dict[str, Any]] = httpx.get(f"{url}/feedback", trust_env=False).json()["statements"]
+    return found
