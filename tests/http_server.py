@@ -23,7 +23,7 @@ def running(app: Any, port: int = 0) -> Iterator[str]:
     """The URL at which ``app`` answers."""
     with listener(port) as bound:
         bound.listen()
-        server = HttpServer(app, bound)
+        server = HttpServer(app, bound, drain_s=10)
         server.start()
         try:
             yield f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+
+from stream_ft.config import Settings
+
+MARGIN_S = 2
+"""Beyond its deadline, for an answer to be sent."""
+AFTER_S = 8
+"""For what a server still does once the last request is answered: what was said is appended."""
+LEAST_STOP_S = 20
 
 
 class StopSignal:
@@ -35,3 +44,13 @@ class StopSignal:
             self.number = number
         self.event.set()
         self._on_stop()
+
+
+def drain_s(settings: Settings) -> int:
+    """Seconds that requests may take that are under way when a server is told to end: no fewer than their deadline."""
+    return math.ceil(settings.serve.deadline_s) + MARGIN_S
+
+
+def stop_s(settings: Settings) -> int:
+    """Seconds after which whoever supervises a process may kill it that was told to end."""
+    return max(LEAST_STOP_S, drain_s(settings) + AFTER_S)

@@ -41,13 +41,11 @@ from stream_ft.wiring.broker import open_event_log, until_reached
 from stream_ft.wiring.commanding import give
 from stream_ft.wiring.otel import open_traces
 from stream_ft.wiring.probes import bind
-from stream_ft.wiring.processes import StopSignal
+from stream_ft.wiring.processes import StopSignal, drain_s
 from stream_ft.wiring.redacting import redaction
 
 log = logging.getLogger("stream_ft.serve")
 
-DRAIN_S = 10
-"""Requests that are under way when the process is told to end may take this long."""
 KEEP_ALIVE_S = 75
 """An idle connection is kept longer than clients keep theirs: one that is closed just as it is used fails a request."""
 POLL_S = 0.1
@@ -86,7 +84,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
         open_parts.callback(service.close)
         if not until_reached(service.begin, stop=stop.event):
             return stop.exit_code
-        server = HttpServer(service.app, listener)
+        server = HttpServer(service.app, listener, drain_s=drain_s(settings))
         open_parts.callback(server.close)
         server.start()
         url = f"http://{_host(settings.serve.host)}:{port}"
@@ -259,9 +257,10 @@ class HttpServer:
     Args:
         app: the application.
         listener: a bound socket.
+        drain_s: requests that are under way when it is closed may take this long.
     """
 
-    def __init__(self, app: Any, listener: socket.socket) -> None:
+    def __init__(self, app: Any, listener: socket.socket, *, drain_s: int) -> None:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -271,11 +270,12 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=DRAIN_S,
+                timeout_graceful_shutdown=drain_s,
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
         self._listener = listener
+        self._drain_s = drain_s
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def _run(self) -> None:
@@ -293,7 +293,7 @@ class HttpServer:
     def close(self) -> None:
         """Answer what is under way, then end."""
         self._server.should_exit = True
-        self._thread.join(DRAIN_S + 2)
+        self._thread.join(self._drain_s + 2)
 
 
 def _told(failure: Failure | None) -> dict[str, str] | None:

@@ -14,11 +14,9 @@ from stream_ft.config import Settings, flatten
 from stream_ft.errors import AlreadyRunningError
 from stream_ft.lock import FolderLock
 from stream_ft.parent import GRACE_S, SUPERVISED, follow_parent
-from stream_ft.wiring.processes import StopSignal
+from stream_ft.wiring.processes import StopSignal, stop_s
 
 ROLES = ("serve", "learn")
-STOP_S = 20.0
-"""A child that has not ended this long after SIGTERM is killed."""
 STEADY_S = 60.0
 """A child that ran this long and then died is started again at once."""
 MOST_RESTARTS = 5
@@ -151,6 +149,7 @@ class _Child:
 class _Supervisor:
     def __init__(self, settings: Settings, state: Path, stop: StopSignal) -> None:
         self._env = environment(settings) | {SUPERVISED: "1"}
+        self._stop_s = stop_s(settings)  # a child that has not ended this long after SIGTERM is killed
         self._state = state
         self._stop = stop
 
@@ -167,7 +166,7 @@ class _Supervisor:
         finally:
             for child in children:
                 child.stop()
-            deadline = time.monotonic() + STOP_S
+            deadline = time.monotonic() + self._stop_s
             for child in children:
                 child.join(deadline)
         return self._stop.exit_code or code

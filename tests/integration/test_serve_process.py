@@ -133,6 +133,62 @@ def test_fault_24_it_ends_cleanly_and_serves_the_same_after_a_restart_even_witho
     assert "Traceback" not in house.log("serve")
 
 
+PILE_S = 14.0
+"""Work that is under way when the process is told to end: some seconds of it are left."""
+
+
+def test_what_is_under_way_is_answered_before_the_process_ends(tmp_path: Path, base: BaseFolder) -> None:
+    patient = {"SERVE__DEADLINE_S": "90", "SERVE__MAX_WAIT_S": "90", "SERVE__QUEUE": "200000", "SERVE__MAX_BATCH": "8"}
+    with House(tmp_path, MODEL__BASE=str(base.path), MODEL__MAX_TOKENS="32", MODEL__DEVICE="cpu", **patient) as house:
+        house.start("serve")
+        house.ready()
+        url = f"http://127.0.0.1:{house.port}"
+        texts = [text for text, _ in tiny.texts(800, start=0)]
+
+        def ask(inputs: list[str]) -> httpx.Response:
+            with httpx.Client(base_url=url, timeout=120.0, trust_env=False) as client:
+                return client.post("/predict", json={"inputs": inputs})
+
+        ask(texts)  # warms up
+        begun = time.monotonic()
+        ask(texts)
+        each = max(1, round(PILE_S / 32 / ((time.monotonic() - begun) / len(texts))))
+        inputs = (texts * (each // len(texts) + 1))[:each]
+
+        answers: list[int | str] = []
+
+        def run() -> None:
+            try:
+                response = ask(inputs)
+                answers.append(response.status_code if len(response.json()["predictions"]) == each else "cut")
+            except httpx.HTTPError as error:
+                answers.append(repr(error))
+
+        threads = [threading.Thread(target=run) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+
+        def all_taken() -> bool:
+            before = len(answers)  # those, the ones that wait, and the one that is answered now
+            waiting: int = house.http.get("/status").json()["serve"]["waiting"]
+            return before + waiting // each + 1 >= 32
+
+        wait_for("all requests to be taken", all_taken)
+        process = house.processes.pop("serve")
+        told, unanswered = time.monotonic(), 32 - len(answers)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(92) == 143
+        took = time.monotonic() - told
+        for thread in threads:
+            thread.join(10)
+        assert answers == [200] * 32
+        assert unanswered > 16, "too little was under way"
+        assert took > 5, "too little was under way"
+        assert "Traceback" not in house.log("serve")
+        published = {json.loads(record.value)["id"] for record in read(house, "predictions")}
+        assert len(published) >= 32 * each
+
+
 def test_a_busy_port_and_a_second_process_are_one_sentence_each(house: House, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", house.port))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from stream_ft import config
 from stream_ft.lock import FolderLock
+from stream_ft.wiring.processes import drain_s, stop_s
 from stream_ft.wiring.up import PREDECESSORS_S, await_predecessors
 
 
@@ -61,3 +63,14 @@ def test_a_signal_ends_the_waiting(tmp_path: Path) -> None:
     with FolderLock(tmp_path / "serve.lock", "stream-ft serve"):
         await_predecessors(tmp_path, time.wait, monotonic=lambda: time.now)
     assert time.now == pytest.approx(100.1)
+
+
+@pytest.mark.parametrize("deadline_s", [0.5, 10.0, 12.5, 300.0])
+def test_nothing_that_is_under_way_is_cut_off_before_its_deadline(deadline_s: float) -> None:
+    settings = config.load(flags={"serve.deadline_s": deadline_s})
+    assert drain_s(settings) > deadline_s
+    assert stop_s(settings) > drain_s(settings) + 2, "the server waits so long for its requests, then it has to end"
+
+
+def test_by_default_a_process_that_does_not_end_is_killed_after_20_seconds() -> None:
+    assert (drain_s(config.load()), stop_s(config.load())) == (12, 20)
