@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import operations_pictures
 from common import Benchmark
 from operations_course import Course, Watched
 from operations_house import mount
@@ -31,7 +33,9 @@ SCRAPE_COST = 0.01
 """Of the throughput, at a scrape every 5 s."""
 QUICK_FOR_S = 8.0
 """In a quick run no alert waits longer than this."""
-NO_INGEST = "no ingest worker runs in an embedded system"
+NO_INGEST = (
+    "no ingest worker runs in an embedded system (tests/integration/test_compose_services.py asks where one does)"
+)
 WITHOUT_ROWS = {
     "training / GPU memory of the last round": "there is no GPU here",
     "streaming / Lag of the ingest workers": NO_INGEST,
@@ -49,18 +53,26 @@ def main() -> None:
     """Run it; the exit code says whether everything was as it should be."""
     bench = Benchmark(
         "operations",
-        more={"--keep": {"type": Path, "help": "folder for what Prometheus has gathered"}},
+        more={
+            "--keep": {"type": Path, "help": "folder for what Prometheus has gathered"},
+            "--pictures": {
+                "type": Path,
+                "help": "folder for a picture of each dashboard, as the preview draws the run",
+            },
+        },
     )
     try:
-        result = asyncio.run(run(bench.quick, bench.arguments.keep))
+        result = asyncio.run(run(bench.quick, bench.arguments.keep, bench.arguments.pictures))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
     bench.finish(result)
     sys.exit(0 if result["passed"] else 1)
 
 
-async def run(quick: bool, keep: Path | None = None) -> dict[str, Any]:
+async def run(quick: bool, keep: Path | None = None, pictured: Path | None = None) -> dict[str, Any]:
     """The whole course; what came of it. A SIGTERM ends it, and everything that it started."""
+    if pictured is not None and (why := operations_pictures.missing()):
+        sys.exit(f"No pictures can be made: {why}.")
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -78,7 +90,13 @@ async def run(quick: bool, keep: Path | None = None) -> dict[str, Any]:
         stack.callback(prometheus.stop)
         ports = {name: free_port() for name in ("serve", "learn", "stale", "empty")}
         course = Course(folder, ports=ports, prometheus=prometheus, quick=quick, small_disk=mounted)
-        return judged(prometheus, await course.run(), quick=quick)
+        watched = await course.run()
+        if pictured is not None:
+            # Prometheus goes on, and has the whole run.
+            drawn = partial(operations_pictures.pictures, scratch=folder / "preview")
+            sizes = await asyncio.to_thread(drawn, pictured, prometheus.url, watched.started, watched.ended)
+            print(f"Pictures in {pictured}: {sum(sizes.values()) / 1e3:.0f} kB.")
+        return judged(prometheus, watched, quick=quick)
 
 
 def judged(prometheus: Prometheus, watched: Watched, *, quick: bool) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from browser import CHROMIUM, Watched, chromium
-from http_server import listener, running
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
+from browser import Watched, chromium
+from http_server import listener
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import operations_pictures as preview  # noqa: E402
+
 BOARDS = {
     path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 }
@@ -41,6 +41,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     """The figures of a quick run, and what Prometheus has gathered in it."""
     folder = tmp_path_factory.mktemp("operations")
     command = [sys.executable, "benchmarks/operations.py", "--quick", "--out", folder / "out.json"]
+    if not preview.missing():
+        command += ["--pictures", folder / "pictures"]
     done = subprocess.run(
         [*command, "--keep", folder / "kept"], cwd=ROOT, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -88,24 +90,25 @@ def test_the_preview_draws_every_panel(watched: tuple[dict[str, Any], Path], pag
     with chromium() as browser:
         seen = Watched(browser, viewport={"width": 1500, "height": 900})
         for board in BOARDS:
-            seen.page.goto("about:blank")
-            hash_ = f"board={board}&prometheus={prometheus}&from={start:.0f}&to={end:.0f}"
-            seen.page.goto(f"{page}/index.html#{hash_}")
-            seen.page.wait_for_selector(".cell")
-            seen.page.wait_for_function("document.querySelectorAll('[data-waiting]').length === 0")
-            empty = seen.page.eval_on_selector_all("[data-empty]", "all => all.map(one => one.dataset.empty)")
-            wrong = seen.page.eval_on_selector_all("[data-error]", "all => all.map(one => one.dataset.error)")
+            empty, wrong = preview.draw(seen.page, page, board, prometheus, start, end)
             assert wrong == [], board
             assert {f"{board} / {title}" for title in empty} <= figures["exceptions"].keys()
             panels = [panel for name, panel in PANELS if name == board]
             for panel in panels:
                 assert seen.page.get_by_text(panel["title"], exact=True).count() >= 1, panel["title"]
-            # A canvas that was painted on is longer, as a picture, than one of its size that was not.
-            seen.page.wait_for_function(PAINTED, arg=len(panels) - len(empty))
             drawn += len(panels) - len(empty)
         assert seen.outside(page, prometheus) == []
         seen.close()
     assert drawn >= len(PANELS) - len(figures["exceptions"])
+
+
+def test_a_picture_of_every_dashboard_is_left(watched: tuple[dict[str, Any], Path]) -> None:
+    if why := preview.missing():
+        pytest.skip(why)
+    _, kept = watched
+    sizes = {path.stem: path.stat().st_size for path in (kept.parent / "pictures").glob("*.png")}
+    assert sizes.keys() == BOARDS.keys()
+    assert all(10_000 < size <= preview.MOST_BYTES for size in sizes.values()), sizes
 
 
 def test_a_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -128,31 +131,12 @@ def test_a_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.glob("stream-ft-*")) == []
 
 
-PAINTED = """(wanted) => {
-    const painted = [...document.querySelectorAll('canvas')].filter((canvas) => {
-        const blank = document.createElement('canvas');
-        [blank.width, blank.height] = [canvas.width, canvas.height];
-        return canvas.width > 0 && canvas.toDataURL() !== blank.toDataURL();
-    });
-    return painted.length >= wanted;
-}"""
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The preview, built elsewhere as its lock file has it, and served."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if shutil.which("npm") is None or not CHROMIUM.exists():
-        pytest.skip("npm or /usr/bin/chromium is not installed")
-    folder = tmp_path_factory.mktemp("grafana")
-    shutil.copytree(ROOT / "grafana" / "dashboards", folder / "dashboards")
-    shutil.copytree(
-        ROOT / "grafana" / "preview", folder / "preview", ignore=shutil.ignore_patterns("node_modules", "dist")
-    )
-    for command in (["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], ["npm", "run", "build"]):
-        done = subprocess.run(command, cwd=folder / "preview", capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    with running(Starlette(routes=[Mount("/", StaticFiles(directory=folder / "preview" / "dist"))])) as url:
+    if why := preview.missing():
+        pytest.skip(why)
+    with preview.served(preview.built(tmp_path_factory.mktemp("grafana"))) as url:
         yield url
 
 
