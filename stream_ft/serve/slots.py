@@ -231,12 +231,14 @@ def check_golden(head: ServedHead, embeddings: NDArray[np.float16], dim: int) ->
     """Check what a version says of the golden texts.
 
     Raises:
-        ArtifactError: step ``finite``, ``shapes`` or ``labels``.
+        ArtifactError: step ``golden``, ``dtypes``, ``finite``, ``shapes`` or ``labels``.
     """
     if embeddings.shape != (len(GOLDEN), dim):
         raise ArtifactError(
             "golden", f"The encoder gives embeddings of shape {embeddings.shape}; {dim} wide are expected."
         )
+    if embeddings.dtype != np.float16:  # heads read what they were fitted on and what is published: rounded to fp16
+        raise ArtifactError("dtypes", f"The encoder gives embeddings of {embeddings.dtype}; float16 is expected.")
     if not np.isfinite(embeddings).all():
         raise ArtifactError("finite", "The encoder gives embeddings that are not finite.")
     if head.dim != dim:

@@ -248,6 +248,7 @@ def test_golden_texts_find_a_head_that_is_wrong(wrong: dict[str, Any], step: str
         (np.full((len(GOLDEN), DIM), np.inf, np.float16), "finite"),
         (np.ones((len(GOLDEN), DIM - 1), np.float16), "golden"),
         (np.ones((1, DIM), np.float16), "golden"),
+        (np.ones((len(GOLDEN), DIM), np.float32), "dtypes"),
     ],
 )
 def test_golden_texts_find_an_encoder_that_is_wrong(embeddings: Any, step: str) -> None:
