@@ -223,6 +223,8 @@ def test_what_operate_says_of_a_running_system_is_so(tmp_path: Path) -> None:
         # Back up, move: stop, copy, start there.
         house.send(1)
         wait_for("all in the store", house.caught_up, 30)
+        shell.type("stream-ft control pause")  # or a round that begins meanwhile would bring another version
+        wait_for("the pause", lambda: house.http.get("/status").json()["serve"]["paused"], 20)
         stood = house.version()
         assert house.stop("up") == 143
         assert not re.search(r"Traceback", house.log("up"))
