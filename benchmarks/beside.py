@@ -64,7 +64,7 @@ def main() -> None:
                     warm(rounds[arm])
             wait_ready(port, texts[0])
             closed_loop(port, texts[:200], CLIENTS)
-            took, used, rates = measure(port, served.pid, rounds, texts, turns, seconds, bench.seed)
+            took, refused, used, rates = measure(port, served.pid, rounds, texts, turns, seconds, bench.seed)
         finally:
             for process in (served, *rounds.values()):
                 process.send_signal(signal.SIGKILL)
@@ -74,7 +74,8 @@ def main() -> None:
         {
             "capacity_per_s": statistics.median(rates),
             "load": LOAD,
-            "requests": {arm: len(times) for arm, times in took.items()},
+            "answered": {arm: len(times) for arm, times in took.items()},
+            "refused": refused,
             **{
                 f"{name}_ms": {arm: float(np.quantile(times, q)) * 1e3 for arm, times in took.items()}
                 for name, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
@@ -139,13 +140,15 @@ def measure(
     turns: int,
     seconds: float,
     seed: int,
-) -> tuple[dict[str, list[float]], dict[str, float], list[float]]:
-    """Seconds that each request took, by what ran beside it; cores that each round had; the capacity of each turn.
+) -> tuple[dict[str, list[float]], dict[str, int], dict[str, float], list[float]]:
+    """By what ran beside: seconds of each answer, how many requests got a 429, cores that the round had; and the
+    capacity of each turn.
 
     Raises:
-        RuntimeError: a request was not answered, or a round ended.
+        RuntimeError: a request was answered otherwise, or a round ended.
     """
     took: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    refused = dict.fromkeys(ARMS, 0)
     used: dict[str, list[float]] = {arm: [] for arm in rounds}
     rates, asked, draw = [], endless(texts), random.Random(seed)
     for _ in range(turns):
@@ -161,10 +164,11 @@ def measure(
                 process.send_signal(signal.SIGSTOP)
                 if process.poll() is not None:
                     raise RuntimeError(f"a round ended with {process.returncode}")
-            if set(seen.codes) != {200}:
+            if not set(seen.codes) <= {200, 429}:
                 raise RuntimeError(f"beside {arm}: {dict(seen.codes)}")
             took[arm] += seen.admitted_s
-    return took, {arm: statistics.median(values) for arm, values in used.items()}, rates
+            refused[arm] += seen.codes[429]
+    return took, refused, {arm: statistics.median(values) for arm, values in used.items()}, rates
 
 
 if __name__ == "__main__":
