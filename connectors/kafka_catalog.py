@@ -89,7 +89,8 @@ class Catalog:
         if not self.cluster:
             cluster = self._link.call(lambda admin: admin.describe_cluster())["cluster_id"]
             self.cluster = str(cluster)
-        self._note(self._link.call(lambda admin: admin.describe_topics(list(names))))
+        asked_at = self._monotonic()
+        self._note(self._link.call(lambda admin: admin.describe_topics(list(names))), asked_at)
 
     def look_again(self) -> bool:
         """See all topics in use anew; true if one is not what it was. One attempt.
@@ -99,7 +100,8 @@ class Catalog:
         """
         with self._lock:
             before = dict(self._topics)
-        self._note(self._link.call(lambda admin: admin.describe_topics(list(before)), probe=True))
+        asked_at = self._monotonic()
+        self._note(self._link.call(lambda admin: admin.describe_topics(list(before)), probe=True), asked_at)
         with self._lock:
             return any(self._topics[name].id != topic.id for name, topic in before.items())
 
@@ -108,7 +110,7 @@ class Catalog:
         with self._lock:
             return name in self._topics and bool(self._topics[name].id)
 
-    def _note(self, told: Sequence[Mapping[str, Any]]) -> None:
+    def _note(self, told: Sequence[Mapping[str, Any]], asked_at: float) -> None:
         now = self._monotonic()
         with self._lock:
             for row in told:
@@ -118,6 +120,9 @@ class Catalog:
                         "Give the principal its rights: deploy/kafka/acls.sh has those of each role.",
                     )
                 gone = row["error_code"] != 0
+                before = self._topics.get(row["name"])
+                if gone and before is not None and before.id and asked_at < before.seen_at:
+                    continue  # the question is older than the topic: another thread has seen it made since
                 identity = "" if gone else str(row["topic_id"])
                 parts = tuple(sorted(part["partition_index"] for part in row["partitions"])) or (0,)
                 self._topics[row["name"]] = Topic(id=identity, partitions=parts, seen_at=now)
