@@ -62,7 +62,7 @@ def main() -> None:
         plain = torch_thread.submit(merged, base, Path(scratch) / "adapter").result()
         threads = torch_thread.submit(_best_threads, plain, tokenizer, texts[:60]).result()
         engines: dict[str, Engine] = {
-            "onnx": open_engine(base, cache=cache, kind="onnx", device="cpu"),
+            "onnx": open_engine(base, cache=cache, kind="onnx", device="cpu", whole=True),
             "torch": open_engine(base, cache=cache, kind="torch", device="cpu", threads=threads["single"]),
         }
         head = head_of(engines["onnx"].dim)

@@ -21,6 +21,7 @@ from stream_ft import control, metrics
 from stream_ft.clock import SystemClock
 from stream_ft.config import Settings
 from stream_ft.connectors.local import LocalLog
+from stream_ft.memory import settle
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import Engine
 from stream_ft.model.engines.choose import open_engine
@@ -114,7 +115,7 @@ class Served:
 
 def open_parts(folder: Path, base: BaseFolder) -> Served:
     """As the serving process puts them together."""
-    engine = open_engine(base, cache=Settings().cache_path(), device="cpu", gives_way=True)
+    engine = open_engine(base, cache=Settings().cache_path(), device="cpu", gives_way=True, whole=True)
     registry = Registry(folder / "registry")
     log = LocalLog(folder, writes=["serve"])
     genesis.ensure(log, registry, base, model=MODEL, dim=engine.dim, now=time.time())
@@ -146,6 +147,7 @@ def open_parts(folder: Path, base: BaseFolder) -> Served:
     follower.start()
     if not follower.wait(60):
         raise TimeoutError("no version answers")
+    settle()
     return Served(base, engine, registry, log, slots, batcher, follower)
 
 

@@ -19,7 +19,7 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
         settings: of the process.
         base: the pretrained model.
         threads: take so many, and measure nothing: the same everywhere, as a simulation must be.
-        serving: versions are built beside forwards that must not feel it.
+        serving: versions are built beside forwards that must not feel it, and many texts at once take all cores.
 
     Raises:
         ConfigError: what the settings ask for cannot be had.
@@ -41,6 +41,7 @@ def open_engine(settings: Settings, base: BaseFolder, *, threads: int | None = N
         cache=settings.cache_path(),
         measured=threads is None,
         gives_way=serving,
+        whole=serving,
         quantize=model.quantize,
         compiled=model.compile,
     )

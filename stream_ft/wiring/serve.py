@@ -20,6 +20,7 @@ from stream_ft.errors import StreamFTError
 from stream_ft.ingest.receive import received
 from stream_ft.ingest.validate import parse
 from stream_ft.lock import FolderLock
+from stream_ft.memory import settle
 from stream_ft.model.base import resolve
 from stream_ft.parent import follow_parent
 from stream_ft.ports import Brokered, EventLog
@@ -94,6 +95,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
                 raise StreamFTError("The HTTP server ended by itself.", "The log has the reason.")
             if not told and service.follower.wait(0):
                 told = True
+                settle()
                 print(f"stream-ft serve: {url} answers with {service.version} of {settings.model.name}", flush=True)
                 if ready_file is not None:
                     state_file.write(ready_file, url.encode())

@@ -473,3 +473,28 @@ def test_the_threads_of_a_session_do_not_give_way_with_the_one_that_builds_it(
         engine.encode(["hello", "where is my parcel"]).astype(np.float32),
         atol=2e-3,
     )
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from stream_ft.model.base import BaseFolder
+from stream_ft.model.engines.onnx_engine import OnnxEngine
+base = BaseFolder(name=sys.argv[1], path=Path(sys.argv[2]), sha256=sys.argv[3])
+engine = OnnxEngine(base, Path(sys.argv[4]), max_tokens=32, threads=2)
+every = os.sched_getaffinity(0)
+def kept():
+    return sum(os.sched_getaffinity(int(n)) != every for n in os.listdir("/proc/self/task"))
+engine.prepare("v", {})
+before = kept()
+engine.activate("v")
+engine.encode(["hello"])
+print(before, kept())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs Linux and two cores")
+def test_the_second_thread_of_a_forward_keeps_off_the_core_of_the_first(base: BaseFolder, graph: Path) -> None:
+    arguments = [base.name, str(base.path), base.sha256, str(graph)]
+    ran = subprocess.run([sys.executable, "-c", APART, *arguments], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["0", "1"], ran.stderr

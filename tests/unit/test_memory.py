@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
 
@@ -44,3 +45,19 @@ def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.give_back() is False
+
+
+def test_what_is_there_when_a_process_is_ready_is_searched_for_garbage_no_more() -> None:
+    kept = [object() for _ in range(3)]
+    rows = [[item] for item in kept]  # lists are searched, plain objects are not
+    before = gc.get_freeze_count()
+    try:
+        memory.settle()
+        assert gc.get_freeze_count() > before + len(rows)
+        assert not any(found is rows for found in gc.get_objects())
+        loop: list[object] = []
+        loop.append(loop)
+        del loop
+        assert gc.collect() >= 1, "what comes later is"
+    finally:
+        gc.unfreeze()

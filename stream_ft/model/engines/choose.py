@@ -70,6 +70,7 @@ def open_engine(
     device: str = "auto",
     measured: bool = True,
     gives_way: bool = False,
+    whole: bool = False,
 ) -> Engine:
     """An engine for an encoder.
 
@@ -82,6 +83,7 @@ def open_engine(
         device: of torch; ``onnx`` runs on the CPU.
         measured: false takes ONNX without measuring, and one thread, so that a run can be repeated elsewhere.
         gives_way: versions are built beside forwards that must not feel it.
+        whole: ONNX takes all cores for a large call, also where a forward has one thread.
 
     Raises:
         ConfigError: ``onnx`` was asked for and cannot be had, or there is no such device.
@@ -117,6 +119,7 @@ def open_engine(
             threads=choice.threads,
             spinning=choice.spinning,
             gives_way=gives_way,
+            lanes=lanes(choice.threads) if whole else 1,
         )
     except ArtifactError as error:
         if kind == "onnx":
@@ -152,7 +155,7 @@ def _places(base: BaseFolder, cache: Path) -> tuple[Path, Path]:
 
 
 def _measured(base: BaseFolder, cache: Path, kind: Kind, threads: int) -> Path:
-    return cache / "measured" / f"3-{cache_key(base)}-{_machine()}-{kind}-{threads}.json"
+    return cache / "measured" / f"4-{cache_key(base)}-{_machine()}-{kind}-{threads}.json"
 
 
 def graph_folder(base: BaseFolder, cache: Path) -> Path:
@@ -245,6 +248,11 @@ def _machine() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lanes(threads: int) -> int:
+    """Forwards that may run at once: a core each, unless one takes several."""
+    return cores() if threads == 1 else 1
 
 
 def _processor() -> str:

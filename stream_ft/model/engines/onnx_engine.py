@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from onnxruntime.capi import _pybind_state as _C
 from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
 from stream_ft.model.engines import nothing
+from stream_ft.model.engines.apart import Apart, with_helpers
 from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
 from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
@@ -36,6 +39,8 @@ TOLERANCE = 1e-3
 
 BATCH_TOKENS = 128
 """Most tokens in one forward: on a CPU a larger batch gains nothing, and padding costs."""
+LEAST_TOKENS = 16
+"""What is shared out among lanes is not cut into forwards of fewer: they would cost more than they save."""
 
 
 def started(graph: str, options: Any) -> Any:
@@ -53,6 +58,14 @@ def initialize(session: Any) -> None:
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
 
 
+@dataclass(frozen=True)
+class Session:
+    """One of ONNX Runtime, and what keeps its threads apart from the one that runs it."""
+
+    inner: Any
+    apart: Apart
+
+
 class OnnxEngine:
     """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared sessions.
 
@@ -66,6 +79,8 @@ class OnnxEngine:
         spinning: whether idle threads of a forward wait busily for its next piece: faster alone, costly in company.
         int8: the 8-bit form of the graph, to run instead of it.
         gives_way: sessions are built beside forwards that must not feel it.
+        lanes: forwards of one call of :meth:`encode` that run at once, with one thread each: several that need not wait
+            for one another get more from the cores than one that is spread over them.
 
     Raises:
         ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
@@ -81,6 +96,7 @@ class OnnxEngine:
         spinning: bool = False,
         int8: Int8Graph | None = None,
         gives_way: bool = False,
+        lanes: int = 1,
     ) -> None:
         self._int8 = int8
         self._graph = str(folder / GRAPH if int8 is None else int8.path)
@@ -91,6 +107,7 @@ class OnnxEngine:
         self._base = base
         self.threads = threads
         self.spinning = spinning
+        self.lanes = lanes
         facts = self._map.tokenizer
         self.tokenizer: Tokenizer | PlainTokenizer = (
             Tokenizer(base.path, max_tokens) if facts is None else PlainTokenizer(base.path, facts, max_tokens)
@@ -98,8 +115,9 @@ class OnnxEngine:
         self._builder = ThreadPoolExecutor(
             1, thread_name_prefix="build", initializer=give_way if gives_way else nothing
         )
-        self._sessions: dict[str, Any] = {}
-        self._active: tuple[str, Any] = ("", self._session({}))
+        self._beside = ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="lane")
+        self._sessions: dict[str, Session] = {}
+        self._active: tuple[str, Session] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
         self._busy = threading.Lock()
         self._prove(folder)
@@ -165,23 +183,43 @@ class OnnxEngine:
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active session, fp16: as the served head reads them."""
         with self._alone():
-            return self._encoded(self._active[1], texts)
+            return self._encoded(self._active[1], texts, self.lanes)
 
     def _make_room(self, most: int) -> None:
         for other in list(self._sessions):
             if len(self._sessions) > most and other not in self._held and other != self._active[0]:
                 self._sessions.pop(other, None)
 
-    def _encoded(self, session: Any, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+    def _encoded(self, session: Session, texts: Sequence[str], lanes: int = 1) -> npt.NDArray[np.float16]:
         result = np.zeros((len(texts), self.dim), np.float16)
         starts = range(0, len(texts), TOKENIZED_AT_ONCE)
         ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
-        for rows in batches([len(row) for row in ids], BATCH_TOKENS):
-            tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
-            result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
+        lengths = [len(row) for row in ids]
+        most = BATCH_TOKENS
+        if lanes > 1:  # each has work even where little waits
+            most = min(most, max(LEAST_TOKENS, -(-sum(lengths) // lanes)))
+        left = deque(batches(lengths, most))
+
+        def work() -> None:
+            while True:
+                try:
+                    rows = left.popleft()
+                except IndexError:
+                    return  # nothing is left
+                tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
+                result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
+
+        session.apart()
+        beside = [self._beside.submit(work) for _ in range(min(lanes, len(left)) - 1)]
+        try:
+            work()
+        finally:
+            wait(beside)  # nothing runs any more when the call ends, however it ends
+        for lane in beside:
+            lane.result()
         return result
 
-    def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Any:
+    def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -207,12 +245,12 @@ class OnnxEngine:
         # The session's threads, which will run its forwards, inherit the niceness of the one that starts them: this
         # one. What costs most is left to one that may give way to others: it needs no interpreter, which a thread that
         # has to wait for a core could hold up for all.
-        session = started(self._graph, options)
+        session, apart = with_helpers(lambda: started(self._graph, options), self.threads - 1)
         self._builder.submit(initialize, session).result()
-        return session
+        return Session(session, apart)
 
-    def _pooled(self, session: Any, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        pooled: npt.NDArray[Any] = session.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
+    def _pooled(self, session: Session, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        pooled: npt.NDArray[Any] = session.inner.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
         return pooled
 
     def _prove(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import Engine
-from stream_ft.model.engines.choose import Choice, Kind, chosen, graph_folder, on_gpu, open_engine
+from stream_ft.model.engines.choose import Choice, Kind, chosen, graph_folder, lanes, on_gpu, open_engine
 
 Quantize = Literal["none", "int8", "int4"]
 
@@ -23,6 +23,7 @@ def open_variant(
     device: str = "auto",
     measured: bool = True,
     gives_way: bool = False,
+    whole: bool = False,
     quantize: Quantize = "none",
     compiled: bool = False,
 ) -> Engine:
@@ -36,7 +37,7 @@ def open_variant(
         threads: of a forward; 0 takes what was measured to be best for the exported graph, 1 in torch.
         device: of torch; ``onnx`` runs on the CPU.
         measured: false measures nothing and takes one thread.
-        gives_way: as of :func:`stream_ft.model.engines.choose.open_engine`.
+        gives_way, whole: as of :func:`stream_ft.model.engines.choose.open_engine`.
         quantize: how weights are held.
         compiled: run ``torch.compile``.
 
@@ -53,6 +54,7 @@ def open_variant(
             device=device,
             measured=measured,
             gives_way=gives_way,
+            whole=whole,
         )
     if compiled and (kind == "onnx" or quantize != "none"):
         raise ConfigError(
@@ -70,7 +72,15 @@ def open_variant(
     if adapters_only(kind=kind, quantize=quantize, device=device):
         return _in_torch(base, quantize, max_tokens, threads, device)
     try:
-        return _int8_onnx(base, cache, max_tokens=max_tokens, threads=threads, measured=measured, gives_way=gives_way)
+        return _int8_onnx(
+            base,
+            cache,
+            max_tokens=max_tokens,
+            threads=threads,
+            measured=measured,
+            gives_way=gives_way,
+            whole=whole,
+        )
     except OSError as error:
         raise ConfigError(
             f"The cache folder {cache} cannot be used: {error.strerror}.",
@@ -96,7 +106,7 @@ def _in_torch(base: BaseFolder, quantize: Quantize, max_tokens: int, threads: in
 
 
 def _int8_onnx(
-    base: BaseFolder, cache: Path, *, max_tokens: int, threads: int, measured: bool, gives_way: bool
+    base: BaseFolder, cache: Path, *, max_tokens: int, threads: int, measured: bool, gives_way: bool, whole: bool
 ) -> Engine:
     from stream_ft.model.engines.int8_graph import int8_graph
     from stream_ft.model.engines.onnx_engine import OnnxEngine
@@ -113,4 +123,5 @@ def _int8_onnx(
         spinning=choice.spinning,
         int8=int8_graph(folder),
         gives_way=gives_way,
+        lanes=lanes(choice.threads) if whole else 1,
     )

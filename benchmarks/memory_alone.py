@@ -1,0 +1,74 @@
+"""What a process holds that has one engine: ``memory_alone.py bare|torch|onnx CACHE ADAPTERS``, printed as JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from stream_ft.memory import give_back
+from stream_ft.model.base import MINILM, Tokenizer, base_files, load_model, resolve
+from stream_ft.model.engines.choose import open_engine
+from stream_ft.model.engines.onnx_engine import OnnxEngine
+
+TEXT = "where is my card, it should have been here a week ago"
+"""A first forward makes what every later one uses."""
+
+
+def resident_mb() -> float:
+    """Of this process, when what is free has gone back to the system, as it does in serving after a swap."""
+    gc.collect()
+    give_back()
+    return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def bare() -> dict[str, Any]:
+    """The plain model, as a process holds it that only answers."""
+    base = resolve(MINILM)
+    tokenizer = Tokenizer(base.path, 128)
+    model = load_model(base.path)
+    ids = torch.tensor(tokenizer([TEXT]))
+    with torch.inference_mode():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return {
+        "resident_mb": resident_mb(),
+        "model_mb": sum(tensor.nbytes for tensor in {id(t): t for t in model.state_dict().values()}.values()) / 1e6,
+    }
+
+
+def engine(kind: Any, cache: Path, adapters: Path) -> dict[str, Any]:
+    """An engine, then each version after the other."""
+    base = resolve(MINILM)
+    found = open_engine(base, cache=cache, kind=kind, threads=1, device="cpu")
+    found.encode([TEXT])
+    steps, sessions, changed_mb = [resident_mb()], [1], 0.0
+    for folder in sorted(adapters.iterdir()):
+        files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".json", ".safetensors"}}
+        name = folder.name
+        found.prepare(name, base_files(base) | files)
+        if isinstance(found, OnnxEngine):
+            found.trial(name, [TEXT])  # beside the one that answers: with both at work
+            steps.append(resident_mb())
+            sessions.append(len({id(s) for s in (*found._sessions.values(), found._active[1])}))
+        found.activate(name)
+        found.encode([TEXT])
+        if not isinstance(found, OnnxEngine):
+            changed_mb += sum(tensor.nbytes for tensor in found._sets[name].values()) / 1e6  # type: ignore[attr-defined]
+            steps.append(resident_mb())
+    return {"resident_mb": steps, "sessions": sessions, "changed_mb": changed_mb}
+
+
+def main() -> None:
+    """Print the figures."""
+    arm, cache, adapters = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    print(json.dumps(bare() if arm == "bare" else engine(arm, cache, adapters)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Several forwards of one call at once: the same answers, from as many threads as there are lanes and no more."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import bert, texts
+
+from stream_ft.model.base import BaseFolder
+from stream_ft.model.engines import choose, onnx_engine
+from stream_ft.model.engines.onnx_engine import OnnxEngine
+from stream_ft.model.export import export
+
+MANY = [f"{words} {n}" for n, (words, _) in enumerate(texts(40))]
+"""More than one forward takes."""
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
+    return bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def graph(base: BaseFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graphs") / "graph"
+    export(base, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_engine, "BATCH_TOKENS", 48)
+
+
+class Watched(OnnxEngine):
+    """Tells how many forwards run at once; each waits until ``together`` of them have."""
+
+    together = 1
+    broken = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.running = self.most = self.ran = 0
+        self.met = threading.Event()
+        self._count = threading.Lock()
+        super().__init__(*arguments, **options)
+
+    def _pooled(self, *arguments: Any) -> Any:
+        with self._count:
+            self.running += 1
+            self.ran += 1
+            self.most = max(self.most, self.running)
+            if self.running >= self.together:
+                self.met.set()
+        try:
+            assert self.met.wait(PATIENCE_S), "no other forward came beside this one"
+            if self.broken:
+                raise RuntimeError("no memory")
+            return super()._pooled(*arguments)
+        finally:
+            with self._count:
+                self.running -= 1
+
+
+def test_lanes_give_what_one_after_the_other_gives(base: BaseFolder, graph: Path) -> None:
+    one = Watched(base, graph, max_tokens=32)
+    three = Watched(base, graph, max_tokens=32, lanes=3)
+    expected = one.encode(MANY)
+    assert one.most == 1
+    for _ in range(20):
+        np.testing.assert_array_equal(three.encode(MANY), expected)
+    assert one.ran > 4, "or nothing could run beside another"
+
+
+def test_they_run_at_once(base: BaseFolder, graph: Path) -> None:
+    engine = Watched(base, graph, max_tokens=32, lanes=2)
+    engine.together = 2
+    engine.met.clear()
+    engine.encode(MANY)
+    assert engine.most == 2
+
+
+def test_a_small_call_and_a_trial_use_one_thread(base: BaseFolder, graph: Path) -> None:
+    engine = Watched(base, graph, max_tokens=32, lanes=2)
+    engine.prepare("v", {})
+    engine.most = 0
+    engine.encode(MANY[:1])
+    engine.trial("v", MANY)
+    assert engine.most == 1, "a trial is made beside forwards that must not feel it"
+
+
+def test_one_that_fails_ends_the_call_when_all_have_ended(base: BaseFolder, graph: Path) -> None:
+    engine = Watched(base, graph, max_tokens=32, lanes=2)
+    expected = engine.encode(MANY)
+    engine.broken = True
+    with pytest.raises(RuntimeError, match="no memory"):
+        engine.encode(MANY)
+    assert engine.running == 0
+    engine.broken = False
+    np.testing.assert_array_equal(engine.encode(MANY), expected)
+
+
+def test_there_are_as_many_lanes_as_cores_where_a_forward_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "cores", lambda: 8)
+    assert [choose.lanes(threads) for threads in (1, 2, 8)] == [8, 1, 1]
