@@ -24,6 +24,7 @@ import torch
 from adapter import lora, merged
 from common import Benchmark, banking77, ratio
 from serving_http import over_http
+from threadpoolctl import threadpool_limits
 
 from stream_ft.config import Settings
 from stream_ft.model.base import MINILM, Tokenizer, resolve
@@ -49,6 +50,7 @@ THROUGHPUT, HTTP = 0.95, 2.0
 def main() -> None:
     """Measure and report."""
     bench = Benchmark("serving")
+    threadpool_limits(1, user_api="blas")  # as the command line does for its processes
     rounds, singles, batches = (2, 40, 2) if bench.quick else (6, 120, 8)
     base = resolve(MINILM)
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from stream_ft.errors import StreamFTError
@@ -117,17 +118,29 @@ class _Request(Generic[T]):
         self.loop = loop
         self.future = future
 
-    def resolve(self, answers: list[T]) -> None:
-        self._call(lambda: None if self.future.done() else self.future.set_result(answers))
-
     def fail(self, error: Exception) -> None:
-        self._call(lambda: None if self.future.done() else self.future.set_exception(error))
+        _call(self.loop, lambda: None if self.future.done() else self.future.set_exception(error))
 
-    def _call(self, action: Callable[[], object]) -> None:
-        try:
-            self.loop.call_soon_threadsafe(action)
-        except RuntimeError:  # the loop has been closed: nobody waits for this answer any more
-            log.debug("an answer came after its event loop had ended")
+
+def _resolve(answered: Sequence[tuple[_Request[T], list[T]]]) -> None:
+    """Give each request its answers, waking each event loop once: one that is woken takes the interpreter, and would do
+    so between any two answers."""
+    for loop in {request.loop for request, _ in answered}:
+        mine = [(request.future, answers) for request, answers in answered if request.loop is loop]
+
+        def resolve(mine: list[tuple[asyncio.Future[list[T]], list[T]]] = mine) -> None:
+            for future, answers in mine:
+                if not future.done():
+                    future.set_result(answers)
+
+        _call(loop, resolve)
+
+
+def _call(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
+    try:
+        loop.call_soon_threadsafe(action)
+    except RuntimeError:  # the loop has been closed: nobody waits for this answer any more
+        log.debug("an answer came after its event loop had ended")
 
 
 class Batcher(Generic[T]):
@@ -357,10 +370,8 @@ class Batcher(Generic[T]):
                 return
             self._fail(batch, error)
             return
-        start = 0
-        for request in batch:
-            request.resolve(answers[start : start + len(request.texts)])
-            start += len(request.texts)
+        following = iter(answers)
+        _resolve([(request, list(islice(following, len(request.texts)))) for request in batch])
 
     def _fail(self, batch: list[_Request[T]], error: Exception) -> None:
         if len(batch) > 1:  # find the request that breaks the forward, so that the others are answered

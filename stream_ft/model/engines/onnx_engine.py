@@ -207,9 +207,9 @@ class OnnxEngine:
                 except IndexError:
                     return  # nothing is left
                 tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
+                session.apart()
                 result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
 
-        session.apart()
         beside = [self._beside.submit(work) for _ in range(min(lanes, len(left)) - 1)]
         try:
             work()
