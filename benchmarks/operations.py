@@ -9,6 +9,7 @@ disk that is filled, which needs root; without, that one fault is left out, and 
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import signal
 import subprocess
@@ -137,8 +138,8 @@ def judged(prometheus: Prometheus, watched: Watched, *, quick: bool) -> dict[str
         "window": [watched.started, watched.ended],
         "passed": not (empty or dead or not_fired or silent or false)
         and watched.series <= 500
-        and watched.cost.get("console_bytes", 0) <= CONSOLE_BYTES
-        and watched.cost.get("console_load_ms", 0) < CONSOLE_MS
+        and watched.cost.get("console_bytes", math.inf) <= CONSOLE_BYTES
+        and watched.cost.get("console_load_ms", math.inf) < CONSOLE_MS
         # Two turns of seconds, as in a quick run, cannot tell what scrapes cost.
         and (quick or watched.cost["scrape_cost_ratio"] <= SCRAPE_COST),
     }

@@ -22,8 +22,13 @@ from http_load import closed_loop, free_port, wait_ready
 
 CLIENTS = 32
 KINDS = ("torch", "onnx")
-WAYS = ((1, 1), (2, 1), (1, 2))
-"""Threads of each worker and workers of LitServe, on two cores."""
+Way = tuple[int, int, int]
+WAYS: dict[str, tuple[Way, ...]] = {
+    "torch": ((1, 1, 5), (2, 1, 5), (1, 2, 5), (1, 2, 1), (1, 2, 20)),
+    "onnx": ((1, 1, 5), (2, 1, 5), (1, 2, 5), (0, 1, 5)),
+}
+"""Threads of each worker (0: those that our own server would take), workers, and milliseconds that a batch waits to be
+filled: of LitServe, on two cores."""
 CHECKED = 50
 """Texts whose answers are compared between the servers."""
 SEARCH_TURNS, SEARCHED = 3, 150
@@ -103,16 +108,16 @@ def over_http(scratch: Path, texts: list[str], *, rounds: int, quick: bool) -> d
         theirs = {
             (kind, way): _started(stack, "litserved.py", [kind, adapter], [str(number) for number in way])
             for kind in KINDS
-            for way in WAYS
+            for way in WAYS[kind]
         }
         _check_same(ours, theirs, next_texts(CHECKED))
-        found: dict[tuple[str, tuple[int, int]], list[float]] = {arm: [] for arm in theirs}
+        found: dict[tuple[str, Way], list[float]] = {arm: [] for arm in theirs}
         for _ in range(turns):
             part = next_texts(searched)
             ours.speed(part)  # it warms up, too
             for arm, server in theirs.items():
                 found[arm].append(server.speed(part))
-        best = {kind: max(WAYS, key=lambda way, kind=kind: statistics.median(found[kind, way])) for kind in KINDS}
+        best = {kind: max(WAYS[kind], key=lambda way, kind=kind: statistics.median(found[kind, way])) for kind in KINDS}
         for arm, server in theirs.items():
             if arm[1] != best[arm[0]]:
                 server.close()
@@ -129,10 +134,12 @@ def over_http(scratch: Path, texts: list[str], *, rounds: int, quick: bool) -> d
             "requests_per_turn": count,
             "requests_per_s": {arm: statistics.median(values) for arm, values in speeds.items()},
             "ratio_to": against,
-            "litserve_threads_and_workers": {
+            "litserve_threads_workers_and_wait": {
                 kind: {
                     "best": _told(best[kind]),
-                    "requests_per_s_when_sought": {_told(way): statistics.median(found[kind, way]) for way in WAYS},
+                    "requests_per_s_when_sought": {
+                        _told(way): statistics.median(found[kind, way]) for way in WAYS[kind]
+                    },
                 }
                 for kind in KINDS
             },
@@ -140,9 +147,9 @@ def over_http(scratch: Path, texts: list[str], *, rounds: int, quick: bool) -> d
     }
 
 
-def _told(way: tuple[int, int]) -> str:
-    threads, workers = way
-    return f"{threads} x {workers}"
+def _told(way: Way) -> str:
+    threads, workers, wait_ms = way
+    return f"{threads or 'as ours'} x {workers}, {wait_ms} ms"
 
 
 def _started(stack: ExitStack, name: str, before: list[str], after: list[str]) -> Server:
@@ -152,7 +159,7 @@ def _started(stack: ExitStack, name: str, before: list[str], after: list[str]) -
     return server
 
 
-def _check_same(ours: Server, theirs: dict[tuple[str, tuple[int, int]], Server], texts: list[str]) -> None:
+def _check_same(ours: Server, theirs: dict[tuple[str, Way], Server], texts: list[str]) -> None:
     """All serve the same model, or the comparison says nothing."""
     answers = ours.answers(texts)
     if versions := {answer["version"] for answer in answers} - {VERSION}:

@@ -74,6 +74,9 @@ def main() -> None:
         missed = [step for name, steps in operator.caught.items() for step in steps if step != FAILURES[name]]
         result: dict[str, Any] = {
             **any_of(parts),
+            "as_many_as_meant": good_swaps == good
+            and grown >= good // grow
+            and all(len(steps) == failing // len(FAILURES) for steps in operator.caught.values()),
             "good_swaps": good_swaps,
             "swaps_adding_a_label": grown,
             "failing_swaps": sum(len(steps) for steps in operator.caught.values()),
@@ -83,6 +86,10 @@ def main() -> None:
             "windows": len(rates),
             "requests": len(rows),
             "dropped_requests": int(rows["error"].sum()),
+            "late_p99_ms": {
+                name: float(np.quantile(rows["late"][rows["window"] % 2 == odd], 0.99)) * 1e3
+                for odd, name in enumerate(("calm", "swapping"))
+            },
             "dropped_in_calm_windows": int(rows["error"][rows["window"] % 2 == 0].sum()),
             "errors": answers.errors,
             "wrong_version_responses": wrong,
@@ -108,6 +115,7 @@ def bars(found: dict[str, Any], *, quick: bool) -> dict[str, bool]:
     must = {
         "least_difference": found["least_difference"] > DIFFERENT,
         "failures_missed": found["failures_missed"] == 0,
+        "as_many_as_meant": found["as_many_as_meant"],
         "dropped_requests": found["dropped_requests"] == 0,
         "wrong_version_responses": found["wrong_version_responses"] == 0,
     }

@@ -36,10 +36,10 @@ class Answers:
         self._row = np.dtype(
             [
                 ("window", "<i4"), ("text", "<i4"), ("error", "<i4"), ("version", "<i4"), ("label", "<i4"),
-                ("score", "<f4"), ("begun", "<f8"), ("ended", "<f8"), ("embedding", "<f2", dim),
+                ("score", "<f4"), ("late", "<f4"), ("begun", "<f8"), ("ended", "<f8"), ("embedding", "<f2", dim),
             ]
         )  # fmt: skip
-        self._packed = struct.Struct(f"<5if2d{2 * dim}s")
+        self._packed = struct.Struct(f"<5i2f2d{2 * dim}s")
         assert self._packed.size == self._row.itemsize
         self._nothing = bytes(2 * dim)
         self._path = path
@@ -48,16 +48,16 @@ class Answers:
         """Number in the file of each version that answered."""
         self.errors: dict[str, int] = {}
 
-    def put(self, window: int, text: int, begun: float, ended: float, answer: Answer | Exception) -> None:
-        """One request, answered or dropped."""
+    def put(self, window: int, text: int, begun: float, late: float, ended: float, answer: Answer | Exception) -> None:
+        """One request, answered or dropped; ``begun`` is when it was due, ``late`` by how much it was sent later."""
         if isinstance(answer, Exception):
             name = type(answer).__name__
             self.errors[name] = self.errors.get(name, 0) + 1
-            row = self._packed.pack(window, text, 1, -1, -1, 0.0, begun, ended, self._nothing)
+            row = self._packed.pack(window, text, 1, -1, -1, 0.0, late, begun, ended, self._nothing)
         else:
             version = self.versions.setdefault(answer.version.name, len(self.versions))
             label = int(answer.label.split()[-1])
-            row = self._packed.pack(window, text, 0, version, label, answer.score, begun, ended, answer.embedding)
+            row = self._packed.pack(window, text, 0, version, label, answer.score, late, begun, ended, answer.embedding)
         self._file.write(row)
 
     def rows(self) -> npt.NDArray[np.void]:
@@ -88,24 +88,26 @@ async def open_loop(
     answers: Answers,
     window: int,
 ) -> None:
-    """Requests at random times (Poisson), whether or not earlier ones were answered, until ``ended``."""
+    """Requests at random times (Poisson), whether or not earlier ones were answered, until ``ended``.
+
+    Each counts from when it was due: what holds this thread up holds up those who ask.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(text: int) -> None:
-        begun = time.perf_counter()
+    async def ask(text: int, due: float) -> None:
+        late = time.perf_counter() - due
         found: Answer | Exception
         try:
             (found,) = await batcher.submit([texts[text]])
         except Exception as error:  # whatever it is, this request was dropped
             found = error
-        answers.put(window, text, begun, time.perf_counter(), found)
+        answers.put(window, text, due, late, time.perf_counter(), found)
 
     due = time.perf_counter()
     while not ended():
         due += draw.expovariate(rate)
-        if (pause := due - time.perf_counter()) > 0:
-            await asyncio.sleep(pause)
-        task = asyncio.create_task(ask(draw.randrange(len(texts))))
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))  # one that is late must read its answers, too
+        task = asyncio.create_task(ask(draw.randrange(len(texts)), due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)

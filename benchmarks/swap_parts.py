@@ -74,6 +74,14 @@ class Watched(Follower):
     swaps: list[Swap]
     swapped: threading.Event
     """Set at the end of each."""
+    read_at: float | None = None
+    """When the announcement was read that is being followed."""
+
+    def _fold_new(self) -> None:
+        before, now = self.offset, time.perf_counter()
+        super()._fold_new()
+        if self.offset != before:
+            self.read_at = now
 
     def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
         flip_s = 0.0
@@ -84,7 +92,7 @@ class Watched(Follower):
             put(version)
             flip_s = time.perf_counter() - started
 
-        begun = time.perf_counter()
+        begun, self.read_at = time.perf_counter() if self.read_at is None else self.read_at, None
         failure = super()._load(wanted, put=timed)
         step = "" if failure is None else failure.step
         self.swaps.append(Swap(begun=begun, ended=time.perf_counter(), step=step, flip_s=flip_s))
@@ -175,7 +183,8 @@ class Operator:
         self._thread: threading.Thread | None = None
 
     def start(self, seconds: float) -> None:
-        """Begin steps of the plan on a thread for so long; the last one is ended."""
+        """Begin steps of the plan on a thread for so long; the last one is ended, and is none that fails: the server
+        tries such a one again after a while."""
         self._thread = threading.Thread(target=self._run, args=(time.monotonic() + seconds,), daemon=True)
         self._thread.start()
 
@@ -203,7 +212,8 @@ class Operator:
 
     def _run(self, until: float) -> None:
         try:
-            while time.monotonic() < until:
+            step: int | str | None = None
+            while time.monotonic() < until or isinstance(step, str):
                 step = next(self.plan, None)
                 if step is None:
                     self.done = True

@@ -81,11 +81,15 @@ def one_line(text: str) -> str:
 
 
 def _where(record: logging.LogRecord) -> str:
-    """Type and innermost place of an exception. Not its message or a traceback: they may quote a user's text."""
-    if not record.exc_info or record.exc_info[0] is None:
+    if not record.exc_info or record.exc_info[1] is None:
         return ""
-    trace = record.exc_info[2]
+    return f" [{where(record.exc_info[1])}]"
+
+
+def where(error: BaseException) -> str:
+    """Type and innermost place of an exception. Not its message or a traceback: they may quote a user's text."""
+    trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-    return f" [{record.exc_info[0].__name__}{place}]"
+    return f"{type(error).__name__}{place}"

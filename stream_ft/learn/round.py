@@ -23,6 +23,7 @@ from stream_ft import failpoints
 from stream_ft.errors import StreamFTError
 from stream_ft.events import Example
 from stream_ft.learn.job import Job, Result
+from stream_ft.logs import where
 from stream_ft.model import mixture
 from stream_ft.model.heads import Head
 from stream_ft.model.tasks.classification import Classification, correct
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         result = failed(job, str(error))
     except Exception as error:  # the boundary of this process: what went wrong is told to the learner
         traceback.print_exc()
-        result = failed(job, f"The round failed: {type(error).__name__}: {error}")
+        result = failed(job, f"The round failed: {where(error)}. Its log.txt has the rest, which may quote examples.")
     usage = resource.getrusage(resource.RUSAGE_SELF)
     result = msgspec.structs.replace(
         result,

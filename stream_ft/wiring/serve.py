@@ -87,6 +87,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
             return stop.exit_code
         server = HttpServer(service.app, listener, drain_s=drain_s(settings))
         open_parts.callback(server.close)
+        settle()  # before anybody is answered, who would have to wait for it
         server.start()
         url = f"http://{_host(settings.serve.host)}:{port}"
         told = False
@@ -95,7 +96,6 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> int:
                 raise StreamFTError("The HTTP server ended by itself.", "The log has the reason.")
             if not told and service.follower.wait(0):
                 told = True
-                settle()
                 print(f"stream-ft serve: {url} answers with {service.version} of {settings.model.name}", flush=True)
                 if ready_file is not None:
                     state_file.write(ready_file, url.encode())

@@ -110,6 +110,10 @@ def test_it_shows_everything_asks_nobody_else_and_scrolls_nowhere_sideways(
     assert page.locator("#chart svg.curve .mark").count() == 8
     assert page.locator("#versions tbody tr").count() == 2
     assert page.locator("#feedback tbody tr").count() == 8
+    for name, rows in (("Versions", 3), ("Feedback", 9)):  # on a phone a row is a block, and stays a row to who listens
+        table = page.get_by_role("region", name=name).get_by_role("table")
+        assert table.get_by_role("row").count() == rows
+        assert table.get_by_role("cell").count() > rows
     page.click("#feedback .more button")
     assert page.locator("#feedback tbody tr").count() == 12
     page.fill("#text", "where is it")
@@ -238,12 +242,14 @@ def test_with_a_token_it_asks_for_it_and_keeps_it_in_the_tab(browser: Any, tmp_p
         watched = Watched(browser, viewport=DESKTOP)
         page = watched.page
         page.goto(f"{url}/console")
-        page.wait_for_selector("#token-form:visible")
+        page.wait_for_selector("#said:text-is('This server needs a token.')")
+        assert page.evaluate("document.activeElement.id") == "token"
         assert page.locator("#versions table").count() == 0
         assert page.locator(".top button:disabled").count() == 4
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#token-form:visible")
+        page.wait_for_selector("#said.bad:text-is('This token was not accepted.')")
+        assert page.evaluate("document.activeElement.id") == "token"
         page.fill("#token", "sesame\u200b")  # as it may come from a copy: no header can carry it
         page.keyboard.press("Enter")
         page.wait_for_selector("#said:has-text('Type it again')")

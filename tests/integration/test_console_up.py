@@ -90,7 +90,7 @@ def test_a_message_is_corrected_learned_and_a_click_rolls_it_back(house: House, 
     wait_for("the answers' version", lambda: answered(house) != before)
     after = answered(house)
     page.wait_for_selector(f"#force strong:text-is('{after}')")
-    page.wait_for_selector("#story:has-text('wrong on parcels')")
+    page.wait_for_selector("#story:has-text('by operator/operator: wrong on parcels')")
     rolled = [row for row in house.http.get("/versions").json()["versions"] if row["version"] == after]
     assert rolled[0]["active"]
     assert rolled[0]["start_head"] in {row["start_head"] for row in house.http.get("/versions").json()["versions"][:-1]}

@@ -15,8 +15,8 @@ from tiny import bert, texts
 from stream_ft import config
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import BaseFolder, base_files, load_model
+from stream_ft.model.engines import choose, quantised_engine, torch_engine
 from stream_ft.model.engines import int8_graph as int8
-from stream_ft.model.engines import quantised_engine, torch_engine
 from stream_ft.model.engines.choose import FORMAT, cache_key
 from stream_ft.model.engines.graph import GOLDEN, GRAPH, WEIGHTS
 from stream_ft.model.engines.int8_graph import Int8Graph, int8_graph, rounded
@@ -270,10 +270,10 @@ def test_settings_reach_the_engine(base: BaseFolder, cache: Path, monkeypatch: p
     monkeypatch.setattr(torch_engine, "TorchEngine", Recorded)
     monkeypatch.setattr(quantised_engine, "QuantisedEngine", Recorded)
 
-    def opened(**model: object) -> object:
+    def opened(*, serving: bool = False, **model: object) -> object:
         flags = {f"model.{name}": value for name, value in model.items()}
         settings = config.load(None, {"model.device": "cpu", "model.cache_dir": str(cache), "model.threads": 1} | flags)
-        return encoding.open_engine(settings, base)
+        return encoding.open_engine(settings, base, serving=serving)
 
     opened(engine="torch", compile=True)
     opened(engine="torch", quantize="int8")
@@ -285,6 +285,12 @@ def test_settings_reach_the_engine(base: BaseFolder, cache: Path, monkeypatch: p
     plain = opened(engine="onnx")
     assert isinstance(plain, OnnxEngine)
     assert "int8" not in plain._graph
+    monkeypatch.setattr(choose, "cores", lambda: 3)
+    for name in ("none", "int8"):
+        served, encoded = (opened(serving=serving, engine="onnx", quantize=name) for serving in (True, False))
+        assert isinstance(served, OnnxEngine)
+        assert isinstance(encoded, OnnxEngine)
+        assert (served.lanes, encoded.lanes) == (3, 1), "a learner leaves the other cores to those who are answered"
 
 
 def test_a_model_without_a_graph_is_not_quantised_otherwise_in_silence(

@@ -493,7 +493,7 @@ print(before, kept())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs Linux and two cores")
+@pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores")
 def test_the_second_thread_of_a_forward_keeps_off_the_core_of_the_first(base: BaseFolder, graph: Path) -> None:
     arguments = [base.name, str(base.path), base.sha256, str(graph)]
     ran = subprocess.run([sys.executable, "-c", APART, *arguments], capture_output=True, text=True, check=False)

@@ -105,5 +105,31 @@ def test_one_that_fails_ends_the_call_when_all_have_ended(base: BaseFolder, grap
 
 
 def test_there_are_as_many_lanes_as_cores_where_a_forward_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "cores", lambda: 8)
-    assert [choose.lanes(threads) for threads in (1, 2, 8)] == [8, 1, 1]
+    monkeypatch.setattr(choose, "cores", lambda: 4)
+    assert [choose.lanes(threads) for threads in (1, 2, 4)] == [4, 1, 1]
+    monkeypatch.setattr(choose, "cores", lambda: 64)
+    assert choose.lanes(1) == choose.MOST_LANES
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000"}, 6),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_cores_are_those_of_the_container(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "CGROUP", tmp_path)
+    monkeypatch.setattr(choose.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert choose.cores() == expected

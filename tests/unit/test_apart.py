@@ -90,7 +90,20 @@ def test_where_others_started_as_well_all_are_left_alone(helper: Callable[[], He
     assert all(os.sched_getaffinity(thread.native) == CORES for thread in started)
 
 
-def test_a_single_core_is_shared(helper: Callable[[], Helper], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_python_comes_to_know_or_that_ends_is_no_helper(helper: Callable[[], Helper]) -> None:
+    def start() -> Helper:
+        short = helper()
+        threading.Timer(apart.SHED_S / 2, short.end).start()
+        return helper()
+
+    started, keep = with_helpers(start, 1)
+    keep()
+    assert len(os.sched_getaffinity(started.native)) == len(CORES) - 1
+
+
+def test_a_single_core_is_shared(
+    helper: Callable[[], Helper], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     thread = helper()
     keep = Apart([thread.native])
     monkeypatch.setattr(keep, "_getcpu", lambda: 0)
@@ -98,6 +111,7 @@ def test_a_single_core_is_shared(helper: Callable[[], Helper], monkeypatch: pyte
     keep()
     monkeypatch.undo()
     assert os.sched_getaffinity(thread.native) == CORES
+    assert not caplog.records, "the system was not even asked"
 
 
 def test_a_system_that_forbids_it_is_asked_once(
@@ -117,8 +131,8 @@ def test_a_system_that_forbids_it_is_asked_once(
     ]
 
 
-def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_nothing_is_done(helper: Callable[[], Helper], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart.sys, "platform", "darwin")
-    started, keep = with_helpers(lambda: "started", 1)
-    assert started == "started"
+    started, keep = with_helpers(helper, 1)
     keep()
+    assert os.sched_getaffinity(started.native) == CORES

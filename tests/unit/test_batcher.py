@@ -345,3 +345,42 @@ def test_pressed_tells_whether_a_request_had_to_wait_for_others() -> None:
     finally:
         release.set()
         batcher.close()
+
+
+def test_a_loop_is_woken_once_for_all_answers_of_a_batch(
+    make: Callable[..., tuple[Batcher[str], Gate]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, gate = make()
+    wakes: list[str] = []
+
+    async def ask(texts: list[str]) -> list[list[str]]:
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def counted(action: Callable[[], object], *rest: Any) -> asyncio.Handle:
+            wakes.append(texts[0])
+            return call(action, *rest)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        return await asyncio.gather(*(batcher.submit([text]) for text in texts))
+
+    gate.open.clear()
+    results: dict[str, list[list[str]]] = {}
+    first = threading.Thread(target=lambda: results.update(first=asyncio.run(ask(["first"]))))
+    first.start()
+    assert gate.entered.wait(WAIT_S)
+    others = [
+        threading.Thread(target=lambda texts=texts: results.update({texts[0]: asyncio.run(ask(texts))}))
+        for texts in (["a", "b", "c"], ["x", "y"])
+    ]
+    for thread in others:
+        thread.start()
+    until = threading.Event()
+    while batcher.waiting < 5:
+        until.wait(0.001)
+    gate.open.set()
+    for thread in (first, *others):
+        thread.join(WAIT_S)
+    assert len(gate.batches) == 2, "the five were one batch"
+    assert results == {"first": [["FIRST"]], "a": [["A"], ["B"], ["C"]], "x": [["X"], ["Y"]]}
+    assert sorted(wakes) == ["a", "first", "x"]

@@ -161,7 +161,7 @@ def test_a_deny_of_what_is_active_is_a_rollback(learner: Start) -> None:
     promote(learning, "worse")
     learning.issue(control.Deny, sha256=learning.core.state.base, reason="bad")
     learning.step()
-    assert learning.said("rollback") == ["v2.2.0 -> v0.3.0: bad"]
+    assert learning.said("rollback") == ["v2.2.0 -> v0.3.0, by operator/test: bad"]
 
 
 def test_messages_are_called_by_the_names_that_they_have_on_the_log(learner: Start) -> None:

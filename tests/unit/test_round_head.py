@@ -8,6 +8,7 @@ from tiny import job_folder
 
 from stream_ft.errors import ArtifactError
 from stream_ft.events import Example, LabelCorrection, TextCorrection
+from stream_ft.learn import round as rounds
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import main, run, write_result
 from stream_ft.model.heads import Head
@@ -152,6 +153,25 @@ def test_a_failed_round_says_why_in_its_result(tmp_path):
     result = msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
     assert not result.ok
     assert "head" in result.reason
+
+
+def test_what_an_error_quotes_is_not_in_its_result(tmp_path, monkeypatch, capfd):
+    """The reason goes to the log, the console and the metrics' annotations; an error may quote what a user wrote."""
+    monkeypatch.setattr(rounds.os, "nice", lambda more: 0)
+    monkeypatch.setattr(rounds, "follow_parent", lambda: None)
+
+    def broken(folder, job):
+        raise ValueError("my card is 4711")
+
+    monkeypatch.setattr(rounds, "run", broken)
+    folder = job_folder(tmp_path / "job", job(), [example(0)], [example(1)])
+    assert main([str(folder)]) == 0
+    result = msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
+    assert not result.ok
+    assert "ValueError" in result.reason
+    assert "test_round_head.py" in result.reason
+    assert "4711" not in result.reason
+    assert "4711" in capfd.readouterr().err, "which is the round's own log"
 
 
 def test_usage_is_told():

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 TASKS = Path("/proc/self/task")
+SHEDDING, SHED_S = 5, 0.01
+"""How often, and after how long, it is looked again which threads are still there that should not be."""
 
 log = logging.getLogger("stream_ft.model.engines")
 
@@ -34,7 +37,7 @@ class Apart:
     def __init__(self, helpers: Sequence[int]) -> None:
         self._helpers = tuple(helpers)
         self._core = -1
-        self._getcpu: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None) if helpers else None
+        self._getcpu: Callable[[], int] | None = _getcpu() if helpers else None
 
     def __call__(self) -> None:
         """Before a forward: costs a tenth of a microsecond, and some when the core is another one than last time."""
@@ -50,16 +53,28 @@ class Apart:
             self._getcpu = None
 
 
+def _getcpu() -> Callable[[], int] | None:
+    # PyDLL keeps the interpreter's lock: to give it up for so short a call would invite another thread to take it.
+    return getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+
+
 def with_helpers(start: Callable[[], T], count: int) -> tuple[T, Apart]:
     """What ``start`` gives, and a way to keep the threads apart that it has started.
 
     Args:
         start: starts ``count`` threads that are none of Python's.
-        count: if others are found, because somebody else started some meanwhile, all are left alone.
+        count: if others are found and stay, because somebody else started some meanwhile, all are left alone.
     """
     before = _native()
     started = start()
     new = _native() - before
+    for _ in range(SHEDDING):
+        if len(new) <= count:
+            break
+        time.sleep(SHED_S)  # one of Python's that had just begun is known by then, a short one has ended
+        new &= _native()
+    if sys.platform == "linux" and len(new) != count:
+        log.info("threads of forwards are left where they are: %d are new, of %d", len(new), count)
     return started, Apart(sorted(new) if len(new) == count else ())
 
 

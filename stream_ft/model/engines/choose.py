@@ -37,6 +37,9 @@ Kind = Literal["auto", "onnx", "torch"]
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 """Where none of these is, nobody needs to look at torch to learn that there is no GPU."""
 EXPORT_S, MEASURE_S = 900, 300
+CGROUP = Path("/sys/fs/cgroup")
+QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+MOST_CORES, MOST_LANES = 4_096, 8
 
 
 class Trial(Struct, frozen=True, kw_only=True):
@@ -246,13 +249,26 @@ def _machine() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those it may run on, and no more than the quota of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, int(_quota())))
+
+
+def _quota() -> float:
+    """Cores by the limit of the control group (version 2, then 1); very many without one."""
+    for names in QUOTAS:
+        try:
+            limit, period = " ".join((CGROUP / name).read_text(encoding="ascii") for name in names).split()
+            if float(limit) > 0:
+                return float(limit) / float(period)
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return float(MOST_CORES)
 
 
 def lanes(threads: int) -> int:
     """Forwards that may run at once: a core each, unless one takes several."""
-    return cores() if threads == 1 else 1
+    return min(cores(), MOST_LANES) if threads == 1 else 1
 
 
 def _processor() -> str:

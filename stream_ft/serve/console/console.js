@@ -113,7 +113,10 @@
       throw new Refused(0, "The server cannot be reached. This page goes on trying.");
     }
     const value = await response.json().catch(() => ({}));
-    if (response.status === 401) $("token-form").hidden = false;
+    if (response.status === 401 && $("token-form").hidden) {
+      $("token-form").hidden = false;
+      $("token").focus();
+    }
     if (!response.ok) throw new Refused(response.status, value.error || `The server answered ${response.status}.`);
     return value;
   }
@@ -331,35 +334,35 @@
     show("versions", [rows, [...state.open], state.whole.has("versions")], () => {
       if (!rows.length) return h("p", { class: "soft" }, "None yet.");
       const head = ["Version", "Made by", "Trained on", "Before", "Candidate", "Difference", "At least", "Judged on", "When", "", ""];
-      return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" }, h("table", { class: "list" },
-        h("thead", {}, h("tr", {}, head.map((name, i) => h(name ? "th" : "td", { scope: name ? "col" : null, class: i > 1 && i < 8 ? "number" : null }, name)))),
-        h("tbody", {}, few("versions", rows).flatMap((one) => versionRows(one))))), more("versions", rows, drawVersions)];
+      return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" }, h("table", { class: "list", role: "table" },
+        h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head.map((name, i) => h(name ? "th" : "td", { role: name ? "columnheader" : "cell", scope: name ? "col" : null, class: i > 1 && i < 8 ? "number" : null }, name)))),
+        h("tbody", { role: "rowgroup" }, few("versions", rows).flatMap((one) => versionRows(one))))), more("versions", rows, drawVersions)];
     });
   }
 
   function versionRows(one) {
     const v = one.verdict || {};
     const judged = known(v.lower_bound);
-    const number = (label, text) => h("td", { class: "number", "data-label": label }, text);
+    const number = (label, text) => h("td", { role: "cell", class: "number", "data-label": label }, text);
     const opened = state.open.has(one.version);
     const wanted = state.status ? state.status.serve.wanted : "";
-    const row = h("tr", { class: one.active ? "now" : null, "data-key": one.version },
-      h("th", { scope: "row", class: "name" }, h("button", {
+    const row = h("tr", { role: "row", class: one.active ? "now" : null, "data-key": one.version },
+      h("th", { role: "rowheader", scope: "row", class: "name" }, h("button", {
         class: "plain", type: "button", "aria-expanded": String(opened), title: "Its manifest and the gate's numbers",
         onclick: () => toggle(one.version),
       }, one.version)),
-      h("td", {}, one.kind || ""),
+      h("td", { role: "cell" }, one.kind || ""),
       number("Trained on", one.train_examples ? count(one.train_examples) : ""),
       number("Before", judged ? share(v.champion) : ""),
       number("Candidate", judged ? share(v.candidate) : ""),
       number("Difference", judged ? points(v.difference) : ""),
       number("At least", judged ? points(v.lower_bound) : ""),
       number("Judged on", judged ? count(v.n) : ""),
-      h("td", {}, at(one.created)),
-      h("td", {}, standing(one, one.denied)),
-      h("td", {}, one.kept && !one.denied && one.version !== wanted
+      h("td", { role: "cell" }, at(one.created)),
+      h("td", { role: "cell" }, standing(one, one.denied)),
+      h("td", { role: "cell" }, one.kept && !one.denied && one.version !== wanted
         ? h("button", { class: "plain", type: "button", "aria-label": `Roll back to ${one.version}`, onclick: () => openRollback(one.version) }, "Roll back to it") : null));
-    return opened ? [row, h("tr", {}, h("td", { colspan: "11", class: "whole" }, detail(one)))] : [row];
+    return opened ? [row, h("tr", { role: "row" }, h("td", { role: "cell", colspan: "11", class: "whole" }, detail(one)))] : [row];
   }
 
   const details = new Map();
@@ -447,15 +450,15 @@
     show("feedback", [rows, state.versions.map((one) => [one.version, one.examples_upto]), $("find-id").value, state.whole.has("feedback")], () => {
       if (!rows.length) return h("p", { class: "soft" }, $("find-id").value ? "Nothing among the newest statements has this id." : "Nobody has said anything yet.");
       const head = ["When", "Prediction or event", "Answered → said", "By", "Answered by", "What became of it"];
-      return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Feedback" }, h("table", { class: "list" },
-        h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
-        h("tbody", {}, few("feedback", rows).map((one) => h("tr", {},
-          h("td", {}, at(one.time)),
-          h("td", { class: "id" }, one.prediction_id || one.id || `${one.topic} ${one.partition}/${one.offset}`),
-          h("td", { class: "words" }, spoken(one), one.input ? h("blockquote", {}, clip(one.input, 240)) : null),
-          h("td", {}, one.source || ""),
-          h("td", { class: "name" }, one.version || ""),
-          h("td", {}, became(one))))))), more("feedback", rows, drawFeedback)];
+      return [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Feedback" }, h("table", { class: "list", role: "table" },
+        h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head.map((name) => h("th", { role: "columnheader", scope: "col" }, name)))),
+        h("tbody", { role: "rowgroup" }, few("feedback", rows).map((one) => h("tr", { role: "row" },
+          h("td", { role: "cell" }, at(one.time)),
+          h("td", { role: "cell", class: "id" }, one.prediction_id || one.id || `${one.topic} ${one.partition}/${one.offset}`),
+          h("td", { role: "cell", class: "words" }, spoken(one), one.input ? h("blockquote", {}, clip(one.input, 240)) : null),
+          h("td", { role: "cell" }, one.source || ""),
+          h("td", { role: "cell", class: "name" }, one.version || ""),
+          h("td", { role: "cell" }, became(one))))))), more("feedback", rows, drawFeedback)];
     });
   }
 
@@ -607,7 +610,8 @@
       for (const button of document.querySelectorAll(".top button")) button.disabled = false;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      say(error.status === 401 ? "" : error.message, "bad", "poll");
+      if (error.status !== 401) say(error.message, "bad", "poll");
+      else say(state.token ? "This token was not accepted." : "This server needs a token.", state.token ? "bad" : "", "poll");
       if (error.status === 401 || error.status === 0) {
         for (const button of document.querySelectorAll(".top button")) button.disabled = true;
       }
