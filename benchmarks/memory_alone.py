@@ -20,15 +20,10 @@ TEXT = "where is my card, it should have been here a week ago"
 """A first forward makes what every later one uses."""
 
 
-def resident_mb(*, trimmed: bool = False) -> float:
-    """Of this process, with all that its allocator keeps for later, as in serving.
-
-    Args:
-        trimmed: without that: where the level is taken against which the rest is held.
-    """
+def resident_mb() -> float:
+    """Of this process, when what is free has gone back to the system, as it does in serving after each version."""
     gc.collect()
-    if trimmed:
-        give_back()
+    give_back()
     return float(psutil.Process().memory_info().rss) / 1e6
 
 
@@ -41,7 +36,7 @@ def bare() -> dict[str, Any]:
     with torch.inference_mode():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return {
-        "resident_mb": resident_mb(trimmed=True),
+        "resident_mb": resident_mb(),
         "model_mb": sum(tensor.nbytes for tensor in {id(t): t for t in model.state_dict().values()}.values()) / 1e6,
     }
 
@@ -53,7 +48,7 @@ def engine(kind: Any, cache: Path, adapters: Path) -> dict[str, Any]:
     found.encode([TEXT])
     if isinstance(found, OnnxEngine):  # what there is without any session
         found._active = ("", None)  # type: ignore[assignment]
-    steps, sessions, changed_mb = [resident_mb(trimmed=True)], [0], 0.0
+    steps, sessions, changed_mb = [resident_mb()], [0], 0.0
     for folder in sorted(adapters.iterdir()):
         files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".json", ".safetensors"}}
         name = folder.name

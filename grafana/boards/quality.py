@@ -50,8 +50,9 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Answers by base and tier",
-                    help="Texts answered per second, by what answered. Red: none. If an old base still answers after "
-                    "a promotion, a replica could not load the new one: see Serving.",
+                    help="Texts answered per second, by what answered. Red: none. No requests come: look at Answers by "
+                    "route on Serving. If an old base still answers after a promotion, a replica could not load the "
+                    "new one: look at Swaps by result there.",
                     unit="cps",
                     queries=(
                         query(

@@ -45,8 +45,8 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Queue",
-                    help="Inputs waiting for a forward, and how many may. Red: above two hundred. Another replica, or "
-                    "fewer inputs in one request.",
+                    help="Inputs waiting for a forward, and how many may. Red: above two hundred. Start another "
+                    "replica, or send fewer inputs in one request.",
                     unit="short",
                     queries=(
                         query("max(max_over_time(stream_ft_queue_inputs[$__rate_interval]))", "waiting"),
@@ -56,7 +56,8 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Time in the queue",
-                    help="Of a request, before its batch. Red: above half a second. As for the queue.",
+                    help="Of a request, before its batch. Red: above half a second. Look at Time of a forward: if "
+                    "it is short, start another replica.",
                     unit="s",
                     queries=quantiles("stream_ft_queue_wait_seconds"),
                     red=("above", 0.5),
@@ -123,8 +124,9 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Time of a swap",
-                    help="From reading the promotion to the flip. Red: above half a minute. The registry is slow, or "
-                    "the CPU busy; answers go on meanwhile.",
+                    help="From reading the promotion to the flip. Red: above half a minute. Answers go on meanwhile. "
+                    "Look at CPU on Overview: if a round has it, lower `round.threads`; else look at the "
+                    "registry's disk.",
                     unit="s",
                     queries=quantiles("stream_ft_swap_seconds", (0.5, 0.9)),
                     red=("above", 30),
@@ -132,15 +134,17 @@ BOARD = Board(
                 Panel(
                     title="Time of a flip",
                     help="For which the forward thread answers nobody. Red: above a quarter of a second. It should "
-                    "take a millisecond: the process is short of CPU.",
+                    "take a millisecond: the process is short of CPU. Look at CPU on Overview, and lower "
+                    "`round.threads` or `model.threads`.",
                     unit="s",
                     queries=quantiles("stream_ft_flip_seconds"),
                     red=("above", 0.25),
                 ),
                 Panel(
                     title="The base that answers",
-                    help="Replicas by base. Red: none. Two at a time for longer than a promotion takes: one replica "
-                    "cannot load the new base; its log has the check that failed.",
+                    help="Replicas by base. Red: none answers: `curl http://HOST:PORT/readyz` has the reason. Two "
+                    "bases for longer than a promotion takes: one replica cannot load the new base, and "
+                    "`curl http://HOST:PORT/status` of it has the check that failed (`.serve.failure`).",
                     unit="none",
                     queries=(query("sum by (base, sha256) (stream_ft_active_base_info)", "{{base}} {{sha256}}"),),
                     red=("below", 1),
@@ -168,8 +172,9 @@ BOARD = Board(
             (
                 Panel(
                     title="Requests by slot",
-                    help="Answered by the champion, or in a canary by the challenger. Red: none. End a trial with "
-                    "`stream-ft control canary --share 0`.",
+                    help="Answered by the champion, or in a canary by the challenger. Red: none. No requests come: "
+                    "look at Answers by route. A trial that takes too much: "
+                    "`stream-ft control canary --share 0` ends it.",
                     unit="reqps",
                     queries=(
                         query("sum by (slot) (rate(stream_ft_slot_requests_total[$__rate_interval]))", "{{slot}}"),

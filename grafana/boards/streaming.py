@@ -32,7 +32,8 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Age of what waits",
-                    help="Of the oldest record when the log was read last. Red: above a minute. As for the lag.",
+                    help="Of the oldest record when the log was read last. Red: above a minute. Look at "
+                    "Time of a batch and at Standing still.",
                     unit="s",
                     queries=(query("max by (topic) (stream_ft_consumer_lag_seconds)", "{{topic}}"),),
                     red=("above", 60),
@@ -48,7 +49,8 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Partitions read",
-                    help="By topic. Red: none. A topic that has been given partitions is read from the next start on.",
+                    help="By topic. Red: none. The topic is not there (`stream-ft doctor`), or the learner does not "
+                    "run (`stream-ft status`). A topic that has been given partitions is read from the next start on.",
                     unit="none",
                     queries=(query("max by (topic) (stream_ft_consumer_partitions)", "{{topic}}"),),
                     red=("below", 1),
@@ -72,15 +74,16 @@ BOARD = Board(
                 Panel(
                     title="Time of a batch",
                     help="Parsed, answered and committed. Red: above ten seconds. A slow disk (each batch is one "
-                    "fsync) or a busy CPU: labelled events are answered before they are learned.",
+                    "fsync) or a busy CPU, as labelled events are answered before they are learned: look at CPU on "
+                    "Overview; `stream-ft control pause` shows whether rounds have it.",
                     unit="s",
                     queries=quantiles("stream_ft_ingest_seconds"),
                     red=("above", 10),
                 ),
                 Panel(
                     title="Events by kind",
-                    help="Per second; duplicates were absorbed. Red: none. Many duplicates: a publisher sends again "
-                    "what was acknowledged.",
+                    help="Per second; duplicates were absorbed. Red: none. Nothing is taken in: look at Records taken "
+                    "and at Halted. Many duplicates: a publisher sends again what was acknowledged.",
                     unit="cps",
                     queries=(query("sum by (kind) (rate(stream_ft_events_total[$__rate_interval]))", "{{kind}}"),),
                     red=("below", 0.0001),

@@ -28,8 +28,8 @@ BOARD = Board(
                 Panel(
                     title="Champion and challenger",
                     help="Mean scores of both on the same examples, at the gate's last verdict. Red: below one half. "
-                    "If both are low, the labels contradict each other; if only the challenger is, its round learned "
-                    "something wrong, and was refused for it.",
+                    "If both are low, the labels contradict each other: read some of them. If only the challenger is, "
+                    "its round learned something wrong, and was refused for it: `stream-ft status` has the reason.",
                     unit="percentunit",
                     queries=(query("max by (version) (stream_ft_gate_score_ratio)", "{{version}}"),),
                     red=("below", 0.5),
@@ -172,8 +172,9 @@ BOARD = Board(
             (
                 Panel(
                     title="Examples held",
-                    help="For training and for the holdout, and how many may be. Red: none. At the capacity the "
-                    "sampler chooses; that is no fault. A holdout that stays empty: raise `replay.holdout_share`.",
+                    help="For training and for the holdout, and how many may be. Red: none. No label has come: look at "
+                    "Feedback and labels accepted on Serving. A holdout that stays empty: raise "
+                    "`replay.holdout_share`. At the capacity the sampler chooses; that is no fault.",
                     unit="short",
                     queries=(
                         query("max by (split) (stream_ft_examples)", "{{split}}"),
@@ -194,8 +195,9 @@ BOARD = Board(
                 ),
                 Panel(
                     title="Examples of a class",
-                    help="Of the largest, the median and the smallest class. Red: none. If the smallest stays far "
-                    "below the median, label some of its texts; `replay.sampler = balanced` keeps classes even.",
+                    help="Of the largest, the median and the smallest class. Red: none. Send labels of the class that "
+                    "has none. If the smallest stays far below the median, label some of its texts; "
+                    "`replay.sampler = balanced` keeps classes even.",
                     unit="short",
                     queries=(query("max by (class) (stream_ft_replay_class_examples)", "{{class}}"),),
                     red=("below", 1),

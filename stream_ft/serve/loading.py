@@ -15,6 +15,7 @@ from typing import Protocol
 
 from stream_ft import failpoints
 from stream_ft.errors import ArtifactError
+from stream_ft.memory import give_back
 from stream_ft.model.base import MARKER
 from stream_ft.model.engines import Engine
 from stream_ft.model.mixture import read_head
@@ -105,6 +106,8 @@ class Loader:
             return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
         failpoints.hit("serve.after_flip")
         self._forget_old()
+        if anew:
+            give_back()  # building leaves as much behind as the version takes itself
         return None
 
     def discard(self, base: str) -> None:
@@ -112,6 +115,7 @@ class Loader:
         if base in self._prepared and not self._slots.answers(base):
             del self._prepared[base]
             self._drop(base)
+            give_back()
 
     def _forget_old(self) -> None:
         for base in [base for base in self._prepared if not self._slots.answers(base)]:

@@ -20,6 +20,7 @@ from stream_ft.wiring.probes import ProbeServer
 
 FIRST_EVENT = ROOT / "docs" / "first-event.md"
 """Has a test of its own: tests/docs/test_docs_first_event.py."""
+DEPLOYING = ROOT / "deploy" / "README.md"
 WHOLE = [ROOT / "docs" / "operate.md", ROOT / "docs" / "quick-start.md"]
 """Every block of these is typed against running processes, in the test below."""
 TYPED_THERE = "tests/integration/test_docs_typed.py::"
@@ -30,8 +31,14 @@ MADE = PROGRAMS + "test_make_knows_what_it_is_asked_for"
 BEGUN = PROGRAMS + "test_the_files_that_deploying_begins_with_are_there"
 APPLIED = PROGRAMS + "test_what_is_applied_is_made_of_objects"
 LOOKED = PROGRAMS + "test_what_looks_at_the_state_folder_finds_it"
+BUILT = PROGRAMS + "test_images_are_built_from_files_that_are_there_and_pushed_under_their_names"
+LABELLED = PROGRAMS + "test_namespaces_get_the_labels_that_the_policies_ask_for"
+FROM_OUTSIDE = PROGRAMS + "test_a_process_that_is_not_ready_says_why_when_asked_from_outside"
+NAMED = PROGRAMS + "test_containers_and_objects_that_commands_name_are_there"
 BOARDS = PROGRAMS + "test_the_dashboards_are_made_as_the_page_says"
 PREVIEW = "tests/integration/test_operations.py::test_the_preview_draws_every_panel"
+ROLES = ("serve", "learn", "ingest")
+(ASKED,) = [line for line in every_line(DEPLOYING) if line.startswith("docker compose exec learn python -c ")]
 ELSEWHERE = {
     "make demo": "tests/integration/test_demo.py::test_the_demo_shows_what_it_promises",
     "make test": MADE,
@@ -58,7 +65,18 @@ ELSEWHERE = {
     "docker compose --profile traffic up replayer": BEGUN,  # likewise
     "kubectl apply -f kubernetes/base/namespace.yaml": APPLIED,
     "kubectl apply -f my-secrets.yaml": APPLIED,
-    "kubectl apply -k kubernetes/overlays/sasl": APPLIED,
+    "kubectl apply -k kubernetes/overlays/mine": APPLIED,
+    **{f"docker build -f docker/{role}.Dockerfile -t REGISTRY/stream-ft/{role}:0.1.0 ..": BUILT for role in ROLES},
+    **{f"docker push REGISTRY/stream-ft/{role}:0.1.0": BUILT for role in ROLES},
+    "kubectl label namespace ingress-nginx stream-ft.io/asks=true": LABELLED,
+    "kubectl label namespace monitoring stream-ft.io/scrapes=true": LABELLED,
+    "kubectl label namespace kafka stream-ft.io/broker=true": LABELLED,
+    "kubectl -n stream-ft get pods": NAMED,
+    "kubectl -n stream-ft port-forward learn-0 8081": NAMED,
+    ASKED: FROM_OUTSIDE,
+    "curl -s http://127.0.0.1:8081/readyz": FROM_OUTSIDE,
+    "stream-ft ingest": "tests/integration/test_ingest_worker.py::"
+    "test_a_backlog_is_drained_and_what_is_refused_is_kept",
     ".venv/bin/python grafana/generate.py": BOARDS,
     ".venv/bin/python grafana/generate.py --check": BOARDS,
     "cd grafana/preview": PREVIEW,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,9 @@ from house import wait_for
 from http_server import listener
 from packaging.requirements import Requirement
 
+from stream_ft import metrics
 from stream_ft.config import Settings
+from stream_ft.wiring.probes import ProbeServer
 
 PAGE_OF_DEPLOY = ROOT / "deploy" / "README.md"
 SHELLS = ("bash", "python", "json", "toml")
@@ -204,23 +207,127 @@ def test_the_files_that_deploying_begins_with_are_there(tmp_path: Path) -> None:
             if words[0] == "kubectl" and flag in words:
                 named = words[words.index(flag) + 1]
                 named = named.replace("my-secrets.yaml", "kubernetes/secrets.example.yaml")
-                assert (tmp_path / "deploy" / named).exists(), named
+                assert (tmp_path / "deploy" / named).exists() or named == "kubernetes/overlays/mine", named
+
+
+def own_overlay(folder: Path) -> Path:
+    """A copy of ``deploy/kubernetes`` with the reader's own overlay as the page has it."""
+    ((_, text),) = [one for one in fences(PAGE_OF_DEPLOY) if one[0] == "text"]
+    shutil.copytree(ROOT / "deploy" / "kubernetes", folder / "kubernetes")
+    mine = folder / "kubernetes" / "overlays" / "mine"
+    mine.mkdir()
+    places = {"REGISTRY": "registry.example", "BROKER": "broker.example"}
+    (mine / "kustomization.yaml").write_text(fitted(text, places), "utf-8")
+    return folder
 
 
 @pytest.mark.parametrize("line", [line for line in lines_of_shell(PAGE_OF_DEPLOY) if line.startswith("kubectl apply")])
-def test_what_is_applied_is_made_of_objects(line: str) -> None:
+def test_what_is_applied_is_made_of_objects(line: str, tmp_path: Path) -> None:
     """Whether a cluster takes them, only a cluster says; the page says that none was there."""
     words = shlex.split(line, comments=True)
     if words[-2] == "-k":
         if shutil.which("kubectl") is None:
             pytest.skip("kubectl is not installed")
-        text = typed(f"kubectl kustomize {words[-1]}", ROOT / "deploy").stdout
+        text = typed(f"kubectl kustomize {words[-1]}", own_overlay(tmp_path)).stdout
     else:
         named = words[-1].replace("my-secrets.yaml", "kubernetes/secrets.example.yaml")
         text = (ROOT / "deploy" / named).read_text("utf-8")
     made = [one for one in yaml.safe_load_all(text) if one]
     assert made
     assert all(one["kind"] and one["metadata"]["name"] for one in made)
+    if words[-2] == "-k":
+        images = set(re.findall(r"^ *-? *image: (\S+)$", text, re.MULTILINE))
+        assert images == {f"registry.example/stream-ft/{role}:0.1.0" for role in ("serve", "learn", "ingest")}
+        assert re.findall(r"STREAM_FT_BROKER: (\S+)", text) == ["kafka://broker.example:9093"]
+
+
+def test_images_are_built_from_files_that_are_there_and_pushed_under_their_names() -> None:
+    lines = [shlex.split(line, comments=True) for line in lines_of_shell(PAGE_OF_DEPLOY)]
+    built = {words[5]: words for words in lines if words[:2] == ["docker", "build"]}
+    assert len(built) == 3
+    for tag, (_, _, f, file, t, _, context) in built.items():
+        assert (f, t) == ("-f", "-t")
+        assert tag == f"REGISTRY/stream-ft/{Path(file).stem}:0.1.0"
+        assert (ROOT / "deploy" / file).exists()
+        assert (ROOT / "deploy" / context / "pyproject.toml").exists()
+    assert [words[2] for words in lines if words[:2] == ["docker", "push"]] == list(built)
+
+
+def test_namespaces_get_the_labels_that_the_policies_ask_for() -> None:
+    lines = [shlex.split(line, comments=True) for line in lines_of_shell(PAGE_OF_DEPLOY)]
+    given = {tuple(words[4].split("=")) for words in lines if words[:3] == ["kubectl", "label", "namespace"]}
+    policies = (ROOT / "deploy" / "kubernetes" / "base" / "network.yaml").read_text("utf-8")
+    asked = set(re.findall(r'^ *(stream-ft\.io/\w+): "(\w+)"$', policies, re.MULTILINE))
+    assert given == asked
+    assert len(asked) == 3
+
+
+def test_a_process_that_is_not_ready_says_why_when_asked_from_outside() -> None:
+    (line,) = [line for line in lines_of_shell(PAGE_OF_DEPLOY) if line.startswith("docker compose exec ")]
+    *words, script = shlex.split(line)
+    assert words == ["docker", "compose", "exec", "learn", "python", "-c"]
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))["services"]
+    port = services["learn"]["environment"]["STREAM_FT_LEARN__PORT"]
+    (curl,) = [line for line in lines_of_shell(PAGE_OF_DEPLOY) if line.startswith("curl ")]
+    server = ProbeServer("127.0.0.1", 0, metrics.new_registry(), lambda: (False, "The disk is full."))
+    server.start()
+    try:
+        for asked in (f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}", curl):
+            assert port in asked
+            told = json.loads(typed(asked.replace(port, str(server.port)), ROOT).stdout)
+            assert told == {"ready": False, "error": "The disk is full."}
+    finally:
+        server.stop()
+
+
+def in_containers() -> list[str]:
+    """Commands of the page and the runbook that name a container of Compose or an object of Kubernetes."""
+    own = [
+        line
+        for page in (PAGE_OF_DEPLOY, RUNBOOK)
+        for line in (*every_line(page), *inline(page, "docker compose |kubectl "))
+    ]
+    names = ("docker compose ", "kubectl -n stream-ft ")
+    return sorted({line for line in own if line.startswith(names)})
+
+
+@pytest.mark.parametrize("line", in_containers())
+def test_containers_and_objects_that_commands_name_are_there(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "docker":
+        rest = words[2:]
+        if rest[0] == "-f":
+            assert (ROOT / rest[1]).exists(), rest[1]
+            rest = rest[2:]
+        services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))["services"]
+        verb, *rest = rest
+        if verb.startswith("--"):  # --profile NAME, of which another test is
+            return
+        assert verb in ("exec", "logs", "restart", "stop", "up"), verb
+        for before, word in itertools.pairwise(["", *rest]):
+            if word.startswith("-") or before in ("--tail", "--index"):
+                continue
+            assert word.partition("=")[0] in services, word
+            if verb == "exec":
+                break
+        return
+    objects = [
+        one for path in (ROOT / "deploy/kubernetes/base").glob("*.yaml") for one in yaml.safe_load_all(path.read_text())
+    ]
+    named = {(one["kind"], one["metadata"]["name"]) for one in objects if "metadata" in one}
+    scaler = "HorizontalPodAutoscaler"
+    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "hpa": scaler}
+    places = re.findall(r"\b(deployment|statefulset|hpa)[/ ]([a-z]+)", line)
+    assert {(kinds[kind], name) for kind, name in places} <= named
+    # A pod or a claim of the one StatefulSet: NAME-0, VOLUME-NAME-0.
+    for volume, pod in re.findall(r"\b(?:(state)-)?(\w+)-0\b", line):
+        assert ("StatefulSet", pod) in named
+        (learn,) = [one for one in objects if one.get("kind") == "StatefulSet"]
+        assert volume in ("", learn["spec"]["volumeClaimTemplates"][0]["metadata"]["name"])
+    for patch in re.findall(r"-p '(.*)'", line):
+        json.loads(patch)
+    if "port-forward" in line:
+        assert words[-1] == str(Settings().learn.port)
 
 
 def test_a_command_in_a_container_is_one_of_ours_in_one_that_there_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -28,6 +29,40 @@ RUNBOOK = (ROOT / "deploy" / "runbook.md").read_text("utf-8")
 METRIC = re.compile(r"\b(?:stream_ft|process)_\w+")
 OURS = re.compile(r"`([a-z]+\.[a-z_]+)(?: = [^`]*)?`")
 COMMAND = re.compile(r"`stream-ft ([^`]*)`")
+TYPED = re.compile(r"`((?:stream-ft|curl|docker|kubectl|df|fuser|kill) [^`]+)`")
+"""What can be typed as it stands, but for words in capitals."""
+VERBS = "add|bring|compare|correct|end|look|lower|make|move|publish|raise|read|restart|restore|roll|see|send|set|start"
+ACTION = re.compile(rf"`[^`]+`|\*[^*]+\*|(?:[.:;,]|\bor|\band|\bthen) (?:then )?(?:{VERBS})\b", re.IGNORECASE)
+"""A command or a setting, a name in italics, or a clause that begins with what to do."""
+
+
+def sections() -> dict[str, str]:
+    """Entries of the runbook, by alert."""
+    return dict(zip(*[iter(re.split(r"^## (.+)$", RUNBOOK, flags=re.M)[1:])] * 2, strict=True))
+
+
+def parts(entry: str) -> dict[str, str]:
+    """`Means`, `Look` and `Type` of an entry of the runbook, white space made one."""
+    found = re.split(r"^\*\*(\w+):\*\*", entry, flags=re.M)[1:]
+    return {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
+
+
+def messages(source: str) -> list[str]:
+    """Texts in a program, each in one piece, with ``{}`` for what is put in; docstrings are none."""
+    tree = ast.parse(source)
+    no_message: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            no_message.add(id(node.value))
+        if isinstance(node, ast.JoinedStr):
+            no_message |= {id(part) for part in node.values}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in no_message:
+            found.append(node.value)
+    return found
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -98,6 +133,8 @@ def test_there_are_enough_panels_and_each_says_what_to_do() -> None:
         red = any(step["color"] == "red" for step in steps)
         assert red == ("Red: " in said), (name, panel["title"], said)
         assert red or "No single number is bad" in said, (name, panel["title"])
+        if red:
+            assert ACTION.search(said.partition("Red: ")[2]), (name, panel["title"], said)
         assert panel["targets"]
         assert [t["refId"] for t in panel["targets"]] == list("ABCDEF"[: len(panel["targets"])])
 
@@ -141,14 +178,49 @@ def test_what_is_typed_exists() -> None:
 def test_every_alert_has_an_entry_in_the_runbook_and_every_entry_an_alert() -> None:
     names = [rule["alert"] for rule in RULES]
     assert len(names) >= 9
-    sections = dict(zip(*[iter(re.split(r"^## (.+)$", RUNBOOK, flags=re.M)[1:])] * 2, strict=True))
-    assert list(sections) == names
+    entries = sections()
+    assert list(entries) == names
     for rule in RULES:
-        text = sections[rule["alert"]]
-        for part in ("**Means:**", "**Look:**", "**Type:**"):
-            assert part in text, rule["alert"]
+        assert list(parts(entries[rule["alert"]])) == ["Means", "Look", "Type"], rule["alert"]
         assert rule["annotations"]["runbook"] == f"deploy/runbook.md#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in ("page", "warn")
+
+
+@pytest.mark.parametrize("alert", sections())
+def test_an_entry_of_the_runbook_says_what_to_type(alert: str) -> None:
+    text = parts(sections()[alert])["Type"]
+    commands = TYPED.findall(text)
+    assert set(commands) - {"stream-ft reset"}, "a command that does not throw everything away"
+    # What is started again or scaled is a container as often as a process.
+    if re.search(r"\brestart the\b|\bstart another\b", text):
+        for program in ("docker compose ", "kubectl "):
+            assert any(command.startswith(program) for command in commands), program
+
+
+def test_messages_that_the_runbook_quotes_are_those_of_the_program() -> None:
+    """Each from its beginning; words in capitals stand for what the program puts in."""
+    said = [
+        message
+        for folder in ("stream_ft", "connectors")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for message in messages(path.read_text("utf-8"))
+    ]
+    quoted = [
+        phrase
+        for entry in sections().values()
+        for name, text in parts(entry).items()
+        if name in ("Look", "Type")
+        for phrase in re.findall(r'"([^"]+)"', re.sub(r"`[^`]*`", "", text))
+    ]
+    assert len(quoted) > 5
+    for phrase in quoted:
+        wanted = re.compile(re.sub(r"'?\b(?:[A-Z]{2,}|N)\b'?", ".+?", re.escape(phrase).replace("\\ ", " ")))
+        assert any(wanted.match(message) for message in said), phrase
+
+
+def test_a_quotation_that_the_program_never_prints_is_seen() -> None:
+    source = '"""The topic was removed."""\nraise E(f"The topic {name!r} was " "deleted.", "Restore it.")'
+    assert sorted(messages(source)) == ["Restore it.", "The topic {} was deleted."]
 
 
 def test_provisioning_points_at_what_is_there() -> None:

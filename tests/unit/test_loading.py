@@ -10,6 +10,7 @@ import pytest
 from serving_parts import Serving
 
 from stream_ft import control
+from stream_ft.serve import loading
 
 
 @pytest.fixture
@@ -121,3 +122,18 @@ def test_a_trial_that_ends_while_its_challenger_is_prepared_is_let_go(serving: S
     serving.follower.step()
     assert serving.slots.challenger is not None
     assert serving.slots.challenger.name == "trial-2"
+
+
+def test_what_building_left_behind_goes_back_to_the_system_after_each_base(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(loading, "give_back", lambda: given.append(serving.version))
+    serving.genesis("yes")
+    serving.promote("second", "yes")
+    serving.follower.step()
+    assert given[-1] == serving.version, "once it answers"
+    count = len(given)
+    serving.say(control.Rollback, to_epoch=0, reason="worse")
+    serving.follower.step()
+    assert len(given) == count, "nothing was built"
