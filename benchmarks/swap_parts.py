@@ -27,6 +27,7 @@ from stream_ft.model.engines import Engine
 from stream_ft.model.engines.choose import open_engine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing
+from stream_ft.priority import give_way
 from stream_ft.release.registry import Registry
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed
@@ -211,6 +212,7 @@ class Operator:
         self._thread.start()
 
     def _run(self, until: float) -> None:
+        give_way()  # it makes and stores what a learner elsewhere would
         try:
             step: int | str | None = None
             while time.monotonic() < until or isinstance(step, str):

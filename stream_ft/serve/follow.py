@@ -218,6 +218,8 @@ class Follower:
         if withdrawn:
             self._report(self._state.version, self._failure)
         self._metrics.ready.set(1 if self.ready()[0] else 0)
+        if not self._batcher.pressed(PRESSED_S):
+            self._loader.tidy()
 
     def _log_changed(self) -> bool:
         try:

@@ -58,6 +58,7 @@ class Loader:
         self._batcher = batcher
         self._keep = keep
         self._prepared: OrderedDict[str, None] = OrderedDict()
+        self._litter = False
 
     def load(
         self,
@@ -106,8 +107,7 @@ class Loader:
             return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
         failpoints.hit("serve.after_flip")
         self._forget_old()
-        if anew:
-            give_back()  # building leaves as much behind as the version takes itself
+        self._litter |= anew
         return None
 
     def discard(self, base: str) -> None:
@@ -115,6 +115,12 @@ class Loader:
         if base in self._prepared and not self._slots.answers(base):
             del self._prepared[base]
             self._drop(base)
+            self._litter = True
+
+    def tidy(self) -> None:
+        """Give back what building left behind, as much as a version takes; for when nobody waits."""
+        if self._litter:
+            self._litter = False
             give_back()
 
     def _forget_old(self) -> None:

@@ -124,16 +124,21 @@ def test_a_trial_that_ends_while_its_challenger_is_prepared_is_let_go(serving: S
     assert serving.slots.challenger.name == "trial-2"
 
 
-def test_what_building_left_behind_goes_back_to_the_system_after_each_base(
+def test_what_building_left_behind_goes_back_to_the_system_once_nobody_waits(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[str] = []
+    pressed = True
     monkeypatch.setattr(loading, "give_back", lambda: given.append(serving.version))
+    monkeypatch.setattr(serving.follower._batcher, "pressed", lambda within_s: pressed)
     serving.genesis("yes")
     serving.promote("second", "yes")
     serving.follower.step()
-    assert given[-1] == serving.version, "once it answers"
-    count = len(given)
+    assert given == [], "it would cost those who wait"
+    pressed = False
+    serving.follower.step()
+    serving.follower.step()
+    assert given == ["v1.1.0"]
     serving.say(control.Rollback, to_epoch=0, reason="worse")
     serving.follower.step()
-    assert len(given) == count, "nothing was built"
+    assert given == ["v1.1.0"], "nothing was built"
