@@ -3,7 +3,8 @@
 Follower, registry, control log, batcher and engine are the serving process' own, put together in this process, so that
 the beginning and the end of each swap are known; requests come by an open loop at 70 % of capacity. The machine's speed
 changes while a run lasts: so windows with swaps and windows without take turns, the capacity is measured before each
-pair, and intervals are drawn over pairs. Every answer is compared afterwards with what plain peft makes of the same
+pair, and intervals are drawn over pairs. A request counts from when it was due, and a swap from the announcement being
+read; the next release comes a quarter of a second after a flip. Every answer is compared afterwards with what plain peft makes of the same
 text under the version that the answer names.
 """
 
@@ -197,6 +198,8 @@ def latencies(rows: npt.NDArray[np.void], swaps: list[Swap], seed: int) -> dict[
         for pair in range(int(rows["window"].max()) // 2 + 1)
     ]
     found: dict[str, Any] = {"requests_overlapping": int(overlapping.sum()), "requests_calm": int(calm.sum())}
+    # Also what came between two swaps: it may wait because of the one before.
+    found["p99_of_windows_with_swaps_ms"] = float(np.quantile(times[~calm], 0.99))
     rng = np.random.default_rng(seed)
     for name, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
         drawn = []

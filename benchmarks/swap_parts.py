@@ -39,6 +39,8 @@ from stream_ft.wiring import genesis
 
 MODEL = "bench"
 LABELS = 77
+BETWEEN_S = 0.25
+"""From a flip to the next release under load: so that a swap is not charged with what waits since the one before."""
 ASKED_EVERY_S = 0.002
 """After a rollback, until the version from before answers."""
 FAILURES = {"corrupt": "hash", "wrong base": "base", "wrong labels": "labels", "not a number": "finite"}
@@ -221,6 +223,7 @@ class Operator:
                     self.done = True
                     return
                 self.step(step)
+                time.sleep(BETWEEN_S)
         except BaseException as error:  # told by the next question
             self._error = error
 
