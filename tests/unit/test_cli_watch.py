@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,9 @@ from stream_ft.cli_watch import render, watch
 from stream_ft.errors import StreamFTError
 
 NOW = 1_700_000_100.0
+PATIENCE_S = 30.0
+ON, OFF = b"\x1b[?1049h", b"\x1b[?1049l"
+"""Of a terminal's alternate screen."""
 LEARNER: dict[str, Any] = {
     "time": NOW - 40,
     "ready": True,
@@ -137,3 +146,44 @@ def test_the_command_line_wants_a_terminal_for_it(run: Callable[..., Done]) -> N
     assert done.code == 2
     assert "needs a terminal" in done.err
     assert "do not go together" in run("status", "--watch", "--json").err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal")
+def test_on_a_terminal_it_draws_until_ctrl_c_and_leaves_the_screen_as_it_was(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    folder.genesis()
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stream_ft", "status", "--watch", "--state-dir", str(folder.path)],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+        start_new_session=True,
+    )
+    os.close(its)
+    seen = b""
+
+    def read() -> bool:
+        nonlocal seen
+        try:
+            more = os.read(ours, 65_536) if select.select([ours], [], [], PATIENCE_S)[0] else b""
+        except OSError:  # the other end has been closed
+            more = b""
+        seen += more
+        return bool(more)
+
+    try:
+        while b"led by learner" not in seen:
+            assert read(), seen
+        assert ON in seen
+        process.send_signal(signal.SIGINT)
+        while read():
+            pass
+        assert process.wait(PATIENCE_S) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert seen.rindex(OFF) > seen.rindex(b"led by learner")
+    assert b"Traceback" not in seen
