@@ -62,8 +62,9 @@ def main() -> None:
         rates = load(parts, operator, answers, texts, bench.seed)
         rows, swaps = answers.rows(), list(parts.follower.swaps)
         good_swaps, grown = operator.good - 1, operator.grown
-        back = rollbacks(operator, 5 if bench.quick else 100)
-        loaded, dropped_beside = loaded_rollbacks(parts, operator, texts, rates[-1], 5 if bench.quick else 100, bench.seed, scratch)
+        times = 5 if bench.quick else 100
+        back = rollbacks(operator, times)
+        loaded, dropped_beside = loaded_rollbacks(parts, operator, texts, rates[-1], times, bench.seed, scratch)
         while len(operator.resident_mb) < memory:
             operator.step(len(operator.resident_mb) % ADAPTERS)
         versions = {

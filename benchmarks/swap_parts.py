@@ -205,7 +205,6 @@ class Operator:
         """Begin promotions, each rolled back, on a thread; ``times`` gets what :func:`rollbacks` tells."""
 
         def job() -> None:
-            give_way()  # as in a run of the plan
             try:
                 times.extend(rollbacks(self, count))
             except BaseException as error:  # told by the next question
