@@ -37,7 +37,14 @@ CLIENTS = 32
 LOAD = 0.5
 ARMS = {"nothing": None, "round": (10, 1), "round_without_nice": (0, 1), "round_with_two_threads": (10, 2)}
 """What runs beside serving: niceness and threads."""
-ROUND = "import os, sys; os.nice(int(sys.argv[1])); os.nice = lambda more: 0\nfrom stream_ft.learn.round import main\n"
+ROUND = """
+import sys
+from stream_ft.learn import round as rounds
+from stream_ft.priority import be_nice
+nice = int(sys.argv[1])
+rounds.be_nice = lambda usual: be_nice(nice) if nice else None
+from stream_ft.learn.round import main
+"""
 WARM_CPU_S = 20.0
 """Of a round: by then it has read its model and trains."""
 HERE = Path(__file__).parent

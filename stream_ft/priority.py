@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 NICE = 10
 """Of work beside serving, as of a round: a tenth of the share of a thread that answers, and what that leaves. With less
@@ -18,6 +19,8 @@ SHARE = 0.1
 
 PIECE_S = 0.002
 """Of CPU: what is done between two pauses, if the work lends itself to it."""
+
+AUTOGROUP = Path("/proc/self/autogroup")
 
 log = logging.getLogger("stream_ft.priority")
 
@@ -34,6 +37,20 @@ def give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
     except OSError as error:  # a sandbox may forbid it; versions are then prepared at the cost of those who ask
         log.warning("the thread cannot give way to others: %s", error.strerror)
+
+
+def be_nice(nice: int) -> None:
+    """Let the other processes of this machine go before this one.
+
+    Linux may share the cores among sessions first and among the processes of each then (``sched_autogroup``): a process
+    that leads a session of its own says it for that, too, or its niceness means nothing to anybody else's.
+    """
+    os.nice(nice)
+    if sys.platform == "linux" and os.getsid(0) == os.getpid():
+        try:
+            AUTOGROUP.write_text(str(nice), encoding="ascii")
+        except OSError as error:  # another kernel, or a sandbox
+            log.debug("the session cannot give way to others: %s", error.strerror)
 
 
 class Pace:

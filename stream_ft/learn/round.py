@@ -28,6 +28,7 @@ from stream_ft.model import mixture
 from stream_ft.model.heads import Head
 from stream_ft.model.tasks.classification import Classification, correct
 from stream_ft.parent import follow_parent
+from stream_ft.priority import be_nice
 
 NICE = 10
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m stream_ft.learn.round JOBDIR", file=sys.stderr)
         return 2
     follow_parent()
-    os.nice(NICE)
+    be_nice(NICE)
     folder = Path(arguments[0])
     started = time.monotonic()
     job = msgspec.json.decode((folder / "job.json").read_bytes(), type=Job)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from stream_ft import priority
+from stream_ft.priority import AUTOGROUP
 
 
 def niceness() -> int:
@@ -60,3 +63,35 @@ def test_a_pause_leaves_the_share_of_a_core_to_the_work() -> None:
     pressed[0] = True
     cpu[0] += 0.01
     assert pace.pause_s() == pytest.approx(0.09), "what was done while nobody waited is not made up for"
+
+
+TOLD = """
+import os
+from stream_ft.priority import AUTOGROUP, be_nice
+be_nice(7)
+print(os.getpriority(os.PRIO_PROCESS, 0), AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "none")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sessions share the cores on Linux only")
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_process_with_a_session_of_its_own_gives_way_to_other_sessions_too(leads: bool) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    mine = AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "none"
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD], capture_output=True, text=True, check=True, start_new_session=leads
+    )
+    nice, group = done.stdout.split()
+    assert int(nice) == min(19, before + 7)
+    assert group == ("none" if mine == "none" else "7" if leads else mine), "others of a session are left as they are"
+
+
+def test_where_the_session_cannot_be_told_the_process_gives_way_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(priority.os, "nice", given.append)
+    monkeypatch.setattr(priority.os, "getsid", lambda pid: os.getpid())
+    monkeypatch.setattr(priority, "AUTOGROUP", tmp_path / "missing" / "autogroup")
+    priority.be_nice(5)
+    assert given == [5]

@@ -157,7 +157,7 @@ def test_a_failed_round_says_why_in_its_result(tmp_path):
 
 def test_what_an_error_quotes_is_not_in_its_result(tmp_path, monkeypatch, capfd):
     """The reason goes to the log, the console and the metrics' annotations; an error may quote what a user wrote."""
-    monkeypatch.setattr(rounds.os, "nice", lambda more: 0)
+    monkeypatch.setattr(rounds, "be_nice", lambda nice: None)
     monkeypatch.setattr(rounds, "follow_parent", lambda: None)
 
     def broken(folder, job):
