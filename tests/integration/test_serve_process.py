@@ -138,7 +138,13 @@ PILE_S = 14.0
 
 
 def test_what_is_under_way_is_answered_before_the_process_ends(tmp_path: Path, base: BaseFolder) -> None:
-    patient = {"SERVE__DEADLINE_S": "90", "SERVE__MAX_WAIT_S": "90", "SERVE__QUEUE": "2000000", "SERVE__MAX_BATCH": "8"}
+    # what a careful estimate of the wait refuses is no matter of this test: beside 32 clients it is many times too high
+    patient = {
+        "SERVE__DEADLINE_S": "90",
+        "SERVE__MAX_WAIT_S": "1e6",
+        "SERVE__QUEUE": "2000000",
+        "SERVE__MAX_BATCH": "8",
+    }
     with House(tmp_path, MODEL__BASE=str(base.path), MODEL__MAX_TOKENS="32", MODEL__DEVICE="cpu", **patient) as house:
         house.start("serve")
         house.ready()
