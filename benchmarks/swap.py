@@ -4,8 +4,8 @@ Follower, registry, control log, batcher and engine are the serving process' own
 the beginning and the end of each swap are known; requests come by an open loop at 70 % of capacity. The machine's speed
 changes while a run lasts: so windows with swaps and windows without take turns, the capacity is measured before each
 pair, and intervals are drawn over pairs. A request counts from when it was due, and a swap from the announcement being
-read; the next release comes a quarter of a second after a flip. Every answer is compared afterwards with what plain
-peft makes of the same text under the version that the answer names.
+read; releases are made by another process, the next one a quarter of a second after a flip. Every answer is compared
+afterwards with what plain peft makes of the same text under the version that the answer names.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def main() -> None:
             for name, number in answers.versions.items()
         }
         wrong = wrong_answers(rows, versions, base, folders, texts)
+        operator.close()
         parts.close()
         missed = [step for name, steps in operator.caught.items() for step in steps if step != FAILURES[name]]
         result: dict[str, Any] = {

@@ -7,7 +7,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from stream_ft.model.engines import Engine
 from stream_ft.model.engines.choose import open_engine
 from stream_ft.model.heads import Head
 from stream_ft.ports import Outgoing
-from stream_ft.priority import give_way
+from stream_ft.priority import NICE, be_nice
 from stream_ft.release.registry import Registry
 from stream_ft.serve.batcher import Batcher
 from stream_ft.serve.catalogue import Listed
@@ -107,6 +109,7 @@ class Watched(Follower):
 class Served:
     """The parts under test, and what was promoted."""
 
+    folder: Path
     base: BaseFolder
     engine: Engine
     registry: Registry
@@ -159,7 +162,7 @@ def open_parts(folder: Path, base: BaseFolder) -> Served:
     if not follower.wait(60):
         raise TimeoutError("no version answers")
     settle()
-    return Served(base, engine, registry, log, slots, batcher, follower)
+    return Served(folder, base, engine, registry, log, slots, batcher, follower)
 
 
 class Operator:
@@ -182,6 +185,10 @@ class Operator:
         self._labels = LABELS
         self._rng = np.random.default_rng(1)
         self._process = psutil.Process()
+        # Releases come from a learner elsewhere: in this process, making one would hold up those who ask.
+        self._maker = ProcessPoolExecutor(
+            1, get_context("spawn"), _start_making, (parts.folder / "registry", parts.base, bases)
+        )
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -214,7 +221,6 @@ class Operator:
         self._thread.start()
 
     def _run(self, until: float) -> None:
-        give_way()  # it makes and stores what a learner elsewhere would
         try:
             step: int | str | None = None
             while time.monotonic() < until or isinstance(step, str):
@@ -233,9 +239,8 @@ class Operator:
         if isinstance(step, int) and self.good % self.grow == self.grow - 1:
             self._labels += 1
             self.grown += 1
-        head = head_of(self._labels)
         number = step if isinstance(step, int) else int(self._rng.integers(len(self.bases)))
-        name, head_name = self._release(step, number, head)
+        name, head_name = self._maker.submit(_release, step, number, self._labels).result()
         state = parts.follower.state
         before = len(parts.follower.swaps)
         if isinstance(step, int):
@@ -255,30 +260,46 @@ class Operator:
             parts.registry.delete(state.base)
         self.resident_mb.append(self._process.memory_info().rss / 1e6)
 
-    def _release(self, step: int | str, number: int, head: Head) -> tuple[str, str]:
-        parts = self.parts
-        files = dict(self.bases[number])
-        # Each promotion is a base of its own: what the engine may have kept must not be what is measured.
-        files["note.json"] = json.dumps({"promotion": time.time_ns()}).encode()
-        base = parts.base
-        if step == "wrong base":
-            base = BaseFolder(name=base.name, path=base.path, sha256="0" * 64)
-        elif step == "not a number":
-            tensors = load(files["adapter_model.safetensors"])
-            first = sorted(tensors)[0]
-            tensors[first] = np.full_like(tensors[first], np.nan)
-            files["adapter_model.safetensors"] = save(tensors)
-        elif step == "wrong labels":
-            labels = (head.labels[1], *head.labels[1:])
-            head = Head(labels=labels, weight=head.weight, bias=head.bias, projection=None, dim=head.dim)
-        name, head_name = release(parts.registry, base, files, head)
-        if step == "corrupt":
-            path = parts.registry.path(name) / "adapter_model.safetensors"
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 0xFF
-            path.chmod(0o644)
-            path.write_bytes(bytes(data))
-        return name, head_name
+    def close(self) -> None:
+        """End the process that makes releases."""
+        self._maker.shutdown()
+
+
+_making: tuple[Registry, BaseFolder, list[dict[str, bytes]]]
+"""In the process that makes releases: where they go, and of what they are made."""
+
+
+def _start_making(root: Path, base: BaseFolder, bases: list[dict[str, bytes]]) -> None:
+    global _making
+    be_nice(NICE)
+    _making = Registry(root), base, bases
+
+
+def _release(step: int | str, number: int, labels: int) -> tuple[str, str]:
+    """Names of the base and the head of a new release in the registry."""
+    registry, base, bases = _making
+    head = head_of(labels)
+    files = dict(bases[number])
+    # Each promotion is a base of its own: what the engine may have kept must not be what is measured.
+    files["note.json"] = json.dumps({"promotion": time.time_ns()}).encode()
+    if step == "wrong base":
+        base = BaseFolder(name=base.name, path=base.path, sha256="0" * 64)
+    elif step == "not a number":
+        tensors = load(files["adapter_model.safetensors"])
+        first = sorted(tensors)[0]
+        tensors[first] = np.full_like(tensors[first], np.nan)
+        files["adapter_model.safetensors"] = save(tensors)
+    elif step == "wrong labels":
+        names = (head.labels[1], *head.labels[1:])
+        head = Head(labels=names, weight=head.weight, bias=head.bias, projection=None, dim=head.dim)
+    name, head_name = release(registry, base, files, head)
+    if step == "corrupt":
+        path = registry.path(name) / "adapter_model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.chmod(0o644)
+        path.write_bytes(bytes(data))
+    return name, head_name
 
 
 def rollbacks(operator: Operator, count: int) -> list[float]:
