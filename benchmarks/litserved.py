@@ -51,6 +51,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
                 base, cache=Settings().cache_path(), kind="onnx", threads=self.threads, whole=True
             )
             self.engine.prepare("lora", files)
+            self.engine.complete()
             self.engine.activate("lora")
 
     def decode_request(self, request: dict[str, str]) -> str:

@@ -53,6 +53,7 @@ def engine(kind: Any, cache: Path, adapters: Path) -> dict[str, Any]:
         files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".json", ".safetensors"}}
         name = folder.name
         found.prepare(name, base_files(base) | files)
+        found.complete()
         if isinstance(found, OnnxEngine):
             found.trial(name, [TEXT])  # beside the one that answers: with both at work
             steps.append(resident_mb())

@@ -70,6 +70,7 @@ def main() -> None:
         head = head_of(engines["onnx"].dim)
         for engine in engines.values():
             engine.prepare("lora", files)
+            engine.complete()
             engine.activate("lora")
         torch_thread.submit(_same, engines, plain, tokenizer, texts[:SAME]).result()
         fresh = texts[SOUGHT:]

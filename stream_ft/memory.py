@@ -6,6 +6,13 @@ import ctypes
 import gc
 import sys
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc, ``malloc.h``."""
+MOST_MAPPED = 32 * 2**20
+"""Bytes from which on memory comes from the system and goes back when it is freed; glibc takes no more."""
+MOST_KEPT = 2**30
+"""Bytes that are kept at the end of the heap."""
+
 
 def give_back() -> bool:
     """Hand the pages that the C allocator keeps for later back to the system; True if there were any.
@@ -26,6 +33,13 @@ def settle() -> None:
     Python looks for garbage while every thread waits, from time to time among all objects there are; imported libraries
     leave so many that it takes a third of a second. They live as long as the process: to be called once, when it is
     ready to answer.
+
+    And keep what is freed from now on, until :func:`give_back`, for what is allocated next: a version takes as much as
+    the one that made room for it, and pages that come anew from the system cost more than what is computed in them.
     """
     gc.collect()
     gc.freeze()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MOST_MAPPED)
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)

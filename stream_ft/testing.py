@@ -227,6 +227,9 @@ class FakeEngine:
         """See the port."""
         self.held = frozenset(names)
 
+    def complete(self) -> None:
+        """A prepared set is complete."""
+
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """See the port."""
         return self._encoded(self._salts[name], texts)

@@ -45,6 +45,9 @@ BATCH = 500
 PRESSED_S = 0.2
 """A request that had to wait counts for so long: a version is then prepared with pauses."""
 
+COMPLETE_S = 5.0
+"""After a version came into force: what it could do without is done then, however many wait."""
+
 
 class Kept(Struct, frozen=True, kw_only=True):
     """The replica's file: enough to serve the right version while the log is away."""
@@ -113,6 +116,7 @@ class Follower:
         self._fresh = Fresh(model=model, events=log, slots=slots, batcher=batcher, metrics=metrics, dim=engine.dim)
         self._loader = Loader(artifacts=artifacts, engine=engine, slots=slots, batcher=batcher, keep=keep_versions)
         self._pace = Pace(lambda: batcher.pressed(PRESSED_S))
+        self._complete_at = 0.0
         self._stop = threading.Event()
         self._first = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
@@ -218,7 +222,10 @@ class Follower:
         if withdrawn:
             self._report(self._state.version, self._failure)
         self._metrics.ready.set(1 if self.ready()[0] else 0)
-        if not self._batcher.pressed(PRESSED_S):
+        idle = not self._batcher.pressed(PRESSED_S)
+        if idle or self._clock.monotonic() >= self._complete_at:
+            self._loader.complete()
+        if idle:
             self._loader.tidy()
 
     def _log_changed(self) -> bool:
@@ -339,12 +346,14 @@ class Follower:
     def _load(self, wanted: Listed, *, put: Callable[[Version], None]) -> Failure | None:
         wish = self._wish(wanted)
         self._pace.begin()
-        return self._loader.load(
+        failure = self._loader.load(
             wanted,
             put=put,
             newest=lambda: self._fresh.of(wanted, self._state),
             between=lambda: self._between(wanted, wish),
         )
+        self._complete_at = self._clock.monotonic() + COMPLETE_S
+        return failure
 
     def _wish(self, listed: Listed) -> tuple[int, str]:
         """What must stay as it is for ``listed`` to be wanted still; the share of a trial may change meanwhile."""

@@ -58,7 +58,7 @@ class Loader:
         self._batcher = batcher
         self._keep = keep
         self._prepared: OrderedDict[str, None] = OrderedDict()
-        self._litter = False
+        self._litter = self._incomplete = False
 
     def load(
         self,
@@ -92,7 +92,7 @@ class Loader:
             if anew:
                 between()
             version = Version(name=name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head)
-            self._slots.check(version, anew=anew)
+            self._slots.check(version, anew=anew, between=between)
             failpoints.hit("serve.before_flip")
             step = "flip"
             self._batcher.between(partial(put, version)).result()
@@ -108,6 +108,7 @@ class Loader:
         failpoints.hit("serve.after_flip")
         self._forget_old()
         self._litter |= anew
+        self._incomplete |= anew
         return None
 
     def discard(self, base: str) -> None:
@@ -116,6 +117,12 @@ class Loader:
             del self._prepared[base]
             self._drop(base)
             self._litter = True
+
+    def complete(self) -> None:
+        """Do what versions could do without until they answered."""
+        if self._incomplete:
+            self._incomplete = False
+            self._engine.complete()
 
     def tidy(self) -> None:
         """Give back what building left behind, as much as a version takes; for when nobody waits."""

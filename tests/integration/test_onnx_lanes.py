@@ -104,9 +104,9 @@ def test_one_that_fails_ends_the_call_when_all_have_ended(base: BaseFolder, grap
     np.testing.assert_array_equal(engine.encode(MANY), expected)
 
 
-def test_there_are_as_many_lanes_as_cores_where_a_forward_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_as_many_lanes_as_a_forward_may_have_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "cores", lambda: 4)
-    assert [choose.lanes(threads) for threads in (1, 2, 4)] == [4, 1, 1]
+    assert [choose.lanes(threads) for threads in (1, 2, 4, 8)] == [4, 2, 4, 4]
     monkeypatch.setattr(choose, "cores", lambda: 64)
     assert choose.lanes(1) == choose.MOST_LANES
 

@@ -40,6 +40,10 @@ class Engine(Protocol):
         """
         ...
 
+    def complete(self) -> None:
+        """Do what prepared sets can do without for the time being; on any thread, for when nobody waits."""
+        ...
+
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under the prepared set ``name``; on any thread, the active set is not touched.
 

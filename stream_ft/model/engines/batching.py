@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 BATCH_TOKENS = 2_048
@@ -22,3 +23,22 @@ def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list
         group.append(row)
     if group:
         yield group
+
+
+def shared(lengths: Sequence[int], lanes: int, *, tokens: int, least: int) -> list[list[int]]:
+    """Such groups for lanes that work on them at once, so that all end at about the same time: the largest come first.
+
+    Args:
+        lengths: of the rows, in tokens.
+        lanes: groups that are worked on at once.
+        tokens: most in one group, padding included.
+        least: fewer are not worth a group of their own.
+    """
+    total = sum(lengths)
+    turns = max(1, math.ceil(total / (lanes * tokens)))
+    most = min(tokens, max(least, math.ceil(total / (lanes * turns))))
+    groups = list(batches(lengths, most))
+    while most < tokens and len(groups) > lanes * turns:  # what padding adds would be a group more, for one lane alone
+        most = min(tokens, most + max(1, most // 16))
+        groups = list(batches(lengths, most))
+    return sorted(groups, key=lambda rows: len(rows) * lengths[rows[-1]], reverse=True)

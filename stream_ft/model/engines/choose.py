@@ -86,7 +86,7 @@ def open_engine(
         device: of torch; ``onnx`` runs on the CPU.
         measured: false takes ONNX without measuring, and one thread, so that a run can be repeated elsewhere.
         gives_way: versions are built beside forwards that must not feel it.
-        whole: ONNX takes all cores for a large call, also where a forward has one thread.
+        whole: ONNX takes all cores for a large call, also where a forward has one thread, and keeps what that needs.
 
     Raises:
         ConfigError: ``onnx`` was asked for and cannot be had, or there is no such device.
@@ -267,8 +267,8 @@ def _quota() -> float:
 
 
 def lanes(threads: int) -> int:
-    """Forwards that may run at once: a core each, unless one takes several."""
-    return min(cores(), MOST_LANES) if threads == 1 else 1
+    """Forwards that may run at once: as many as one may have threads, or a core each where it has one."""
+    return min(cores(), MOST_LANES, threads if threads > 1 else MOST_LANES)
 
 
 def _processor() -> str:

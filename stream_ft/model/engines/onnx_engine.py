@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,7 +21,7 @@ from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
 from stream_ft.model.engines import nothing
 from stream_ft.model.engines.apart import Apart, with_helpers
-from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches
+from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches, shared
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
 from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
 from stream_ft.model.engines.int8_graph import Int8Graph
@@ -28,8 +29,12 @@ from stream_ft.model.plain_tokenizer import PlainTokenizer
 from stream_ft.model.tensors import effective
 from stream_ft.priority import give_way
 
+Weighted = tuple[Sequence[str], Sequence[Any]]
+
+log = logging.getLogger("stream_ft.model.engines")
+
 RESIDENT = 2
-"""Sessions in memory: the active one, and the one before it or the challenger."""
+"""Bases in memory: the active one, and the one before it or the challenger."""
 
 SPIN_US = 200
 """Microseconds for which a thread waits busily: longer than what one thread does alone within a forward."""
@@ -58,18 +63,29 @@ def initialize(session: Any) -> None:
     session.initialize_session(["CPUExecutionProvider"], [{}], set())
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """One of ONNX Runtime, and what keeps its threads apart from the one that runs it."""
+    """The sessions of ONNX Runtime for one base: at least one of the two."""
 
-    inner: Any
-    apart: Apart
+    one: Any = None
+    """Each forward on the thread that calls it; not there where all are spread."""
+    spread: Any = None
+    """Each forward on several threads; where there are lanes it is built last, by :meth:`OnnxEngine.complete`."""
+    apart: Callable[[], None] = nothing
+    """Keeps those threads off the core of the one that calls."""
+    weights: Weighted = ((), ())
+    """Names and values by which it is built."""
 
 
 class OnnxEngine:
-    """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared sessions.
+    """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared bases.
 
-    A session is built by :meth:`prepare`, off the hot path; it is immutable, so a flip replaces one reference.
+    A forward that is spread over threads ends soonest; several that need not wait for one another, on a thread each,
+    get more from the same cores, and less is lost when one of them is held up. So what makes only one forward is
+    spread, and more run in lanes, in a session that has no other threads.
+
+    A base's sessions are built by :meth:`prepare`, off the hot path; they are immutable, so a flip replaces one
+    reference.
 
     Args:
         base: the pretrained model, for its tokenizer and its hash.
@@ -79,8 +95,7 @@ class OnnxEngine:
         spinning: whether idle threads of a forward wait busily for its next piece: faster alone, costly in company.
         int8: the 8-bit form of the graph, to run instead of it.
         gives_way: sessions are built beside forwards that must not feel it.
-        lanes: forwards of one call of :meth:`encode` that run at once, with one thread each: several that need not wait
-            for one another get more from the cores than one that is spread over them.
+        lanes: most forwards of one call of :meth:`encode` that run at once, with one thread each.
 
     Raises:
         ArtifactError: the graph is another model's, or gives other embeddings than torch on the golden inputs.
@@ -99,6 +114,7 @@ class OnnxEngine:
         lanes: int = 1,
     ) -> None:
         self._int8 = int8
+        self._tolerance = TOLERANCE if int8 is None else INT8_TOLERANCE
         self._graph = str(folder / GRAPH if int8 is None else int8.path)
         self._map = read_map(folder)
         if self._map.base_sha256 != base.sha256:
@@ -120,7 +136,8 @@ class OnnxEngine:
         self._active: tuple[str, Session] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
         self._busy = threading.Lock()
-        self._prove(folder)
+        self._golden = golden(folder)
+        self._prove()
 
     @property
     def dim(self) -> int:
@@ -153,6 +170,14 @@ class OnnxEngine:
         )
         self._make_room(RESIDENT - 1)
         self._sessions[name] = self._session(changed)
+
+    def complete(self) -> None:
+        """Build what the prepared bases can do without at first: sessions whose forwards are spread. Any thread.
+
+        While a new version is wanted at once and requests wait, forwards run in lanes; the cores have no time for more.
+        """
+        for session in (self._active[1], *self._sessions.values()):
+            self._complete(session)
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared base; on any thread. It warms the session, too.
@@ -195,10 +220,14 @@ class OnnxEngine:
         starts = range(0, len(texts), TOKENIZED_AT_ONCE)
         ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
         lengths = [len(row) for row in ids]
-        most = BATCH_TOKENS
-        if lanes > 1:  # each has work even where little waits
-            most = min(most, max(LEAST_TOKENS, -(-sum(lengths) // lanes)))
-        left = deque(batches(lengths, most))
+        left = deque(
+            shared(lengths, lanes, tokens=BATCH_TOKENS, least=LEAST_TOKENS)
+            if lanes > 1
+            else batches(lengths, BATCH_TOKENS)
+        )
+        # One that is alone, and not a trial, which is made beside others.
+        spread = session.one is None or (lanes > 1 and len(left) <= 1 and session.spread is not None)
+        inner = session.spread if spread else session.one
 
         def work() -> None:
             while True:
@@ -207,8 +236,9 @@ class OnnxEngine:
                 except IndexError:
                     return  # nothing is left
                 tokens, mask = _pad([ids[row] for row in rows], self.tokenizer.pad_id)
-                session.apart()
-                result[rows] = self._pooled(session, tokens, mask).clip(-65_504, 65_504)
+                if spread:
+                    session.apart()
+                result[rows] = self._pooled(inner, tokens, mask).clip(-65_504, 65_504)
 
         beside = [self._beside.submit(work) for _ in range(min(lanes, len(left)) - 1)]
         try:
@@ -220,15 +250,6 @@ class OnnxEngine:
         return result
 
     def _session(self, changed: dict[str, npt.NDArray[Any]]) -> Session:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
-        # They wait busily for the next piece of a forward, but not for the next forward, and not for long: the thread
-        # that has the next piece may be one that gives way.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         names: list[str] = []
         values: list[Any] = []
         for name, value in changed.items():
@@ -240,25 +261,59 @@ class OnnxEngine:
                     given = self._int8.replaced(place.initializer, array)
                 names += given
                 values += map(ort.OrtValue.ortvalue_from_numpy, given.values())
+        if self.lanes > 1 or self.threads == 1:
+            one, _ = self._built(1, names, values)
+            return Session(one=one, weights=(names, values) if self.threads > 1 else ((), ()))
+        spread, apart = self._built(self.threads, names, values)
+        return Session(spread=spread, apart=apart)
+
+    def _complete(self, session: Session) -> None:
+        if self.threads == 1 or session.spread is not None:
+            return
+        spread: Any
+        apart: Callable[[], None]
+        spread, apart = self._built(self.threads, *session.weights)
+        tokens, mask, _ = self._golden
+        expected = self._pooled(session.one, tokens, mask)
+        if not self._off(self._pooled(spread, tokens, mask), expected) <= self._tolerance:
+            log.error("spread over threads, a version gives other embeddings; its forwards are not spread")
+            spread, apart = session.one, nothing
+        session.apart, session.spread, session.weights = apart, spread, ((), ())
+
+    def _built(self, threads: int, names: Sequence[str], values: Sequence[Any]) -> tuple[Any, Apart]:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        # They wait busily for the next piece of a forward, but not for the next forward, and not for long: the thread
+        # that has the next piece may be one that gives way.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         if names:
-            options.add_external_initializers(names, values)
+            options.add_external_initializers(list(names), list(values))
         # The session's threads, which will run its forwards, inherit the niceness of the one that starts them: this
         # one. What costs most is left to one that may give way to others: it needs no interpreter, which a thread that
         # has to wait for a core could hold up for all.
-        session, apart = with_helpers(lambda: started(self._graph, options), self.threads - 1)
+        session, apart = with_helpers(lambda: started(self._graph, options), threads - 1)
         self._builder.submit(initialize, session).result()
-        return Session(session, apart)
+        return session, apart
 
-    def _pooled(self, session: Session, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        pooled: npt.NDArray[Any] = session.inner.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
+    def _pooled(self, inner: Any, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        pooled: npt.NDArray[Any] = inner.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
         return pooled
 
-    def _prove(self, folder: Path) -> None:
-        tokens, mask, expected = golden(folder)
-        found = self._pooled(self._active[1], tokens, mask)
-        off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
-        if not off <= (TOLERANCE if self._int8 is None else INT8_TOLERANCE):
+    def _prove(self) -> None:
+        tokens, mask, expected = self._golden
+        session = self._active[1]
+        found = self._pooled(session.one or session.spread, tokens, mask)
+        if not (off := self._off(found, expected)) <= self._tolerance:
             raise ArtifactError("golden", f"The exported graph is off by {off:.1e} from torch on the golden inputs.")
+        self._complete(session)
+
+    @staticmethod
+    def _off(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+        return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -108,6 +108,9 @@ class QuantisedEngine:
             for layer, (down, up) in pairs.items()
         }
 
+    def complete(self) -> None:
+        """A prepared set is complete."""
+
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared set; on any thread, the active set is not touched.
 

@@ -122,6 +122,9 @@ class TorchEngine:
         )
         self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
 
+    def complete(self) -> None:
+        """A prepared set is complete."""
+
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared set; on any thread, by a second module of the same tensors.
 
