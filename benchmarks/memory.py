@@ -1,8 +1,8 @@
 """What versions take in memory: MiniLM with several all-linear adapters, in torch and in ONNX Runtime.
 
 Each arm is a process of its own. The torch engine is held against a process with the plain model: it may take a
-twentieth of the model more, and for each version the tensors that it changes. ONNX Runtime holds a session for each of
-two versions, however many come.
+twentieth of the model more, and for each version the tensors that it changes. ONNX Runtime holds the sessions of two
+versions (each has one for forwards in lanes and one for a forward that is alone), however many come.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ VERSIONS = 8
 TORCH_MORE = 0.05
 """Of the plain model's size."""
 SESSIONS, SESSION_MB = 2, 120.0
+"""Versions whose sessions are there, and what those of one may take."""
 HERE = Path(__file__).parent
 
 

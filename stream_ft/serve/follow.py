@@ -45,7 +45,7 @@ BATCH = 500
 PRESSED_S = 0.2
 """A request that had to wait counts for so long: a version is then prepared with pauses."""
 
-COMPLETE_S = 5.0
+COMPLETE_S = 2.0
 """After a version came into force: what it could do without is done then, however many wait."""
 
 
