@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 from tiny import bert, texts
 
 from stream_ft.model.base import BaseFolder
@@ -91,6 +92,68 @@ def test_a_small_call_and_a_trial_use_one_thread(base: BaseFolder, graph: Path) 
     engine.encode(MANY[:1])
     engine.trial("v", MANY)
     assert engine.most == 1, "a trial is made beside forwards that must not feel it"
+
+
+class Told(OnnxEngine):
+    """Tells which of a base's sessions runs a forward."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.used: list[int] = []
+        super().__init__(*arguments, **options)
+
+    def _pooled(self, inner: Any, *arguments: Any) -> Any:
+        self.used.append(id(inner))
+        return super()._pooled(inner, *arguments)
+
+    def ran(self, texts: list[str]) -> set[str]:
+        """The sessions of the active base that encoded them."""
+        self.used.clear()
+        self.encode(texts)
+        session = self._active[1]
+        names = {id(session.one): "one", id(session.spread): "spread"}
+        return {names[used] for used in self.used}
+
+
+def test_a_lone_forward_is_spread_over_threads_and_several_are_not(base: BaseFolder, graph: Path) -> None:
+    engine = Told(base, graph, max_tokens=32, threads=2, lanes=2)
+    assert engine.ran(MANY[:1]) == {"spread"}
+    assert engine.ran(MANY) == {"one"}
+    alone = Told(base, graph, max_tokens=32, threads=2)
+    assert alone.ran(MANY[:1]) == alone.ran(MANY) == {"spread"}
+    np.testing.assert_allclose(engine.encode(MANY).astype(np.float32), alone.encode(MANY).astype(np.float32), atol=1e-3)
+
+
+def test_a_version_answers_in_lanes_until_it_is_complete(base: BaseFolder, graph: Path) -> None:
+    engine = Told(base, graph, max_tokens=32, threads=2, lanes=2)
+    weight = next(name for name in engine._map.places if name.endswith("attention.self.query.weight"))
+    shape = engine._map.shapes[weight]
+    changed = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    engine.prepare("v", {"tensors.safetensors": save({weight: changed})})
+    engine.activate("v")
+    assert engine.ran(MANY[:1]) == {"one"}
+    before = engine.encode(MANY[:1])
+    engine.complete()
+    assert engine._active[1].weights == ((), ()), "what it is built of is let go"
+    assert engine.ran(MANY[:1]) == {"spread"}
+    np.testing.assert_allclose(
+        engine.encode(MANY[:1]).astype(np.float32), before.astype(np.float32), atol=1e-3, err_msg="of the same weights"
+    )
+    spread = engine._active[1].spread
+    engine.complete()
+    assert engine._active[1].spread is spread, "it is built once"
+
+
+def test_one_that_differs_when_it_is_spread_is_not_spread(
+    base: BaseFolder, graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Told(base, graph, max_tokens=32, threads=2, lanes=2)
+    engine.prepare("v", {})
+    engine.activate("v")
+    expected = engine.encode(MANY[:1])
+    monkeypatch.setattr(Told, "_off", staticmethod(lambda found, expected: 0.5))
+    engine.complete()
+    assert "not spread" in caplog.text
+    np.testing.assert_array_equal(engine.encode(MANY[:1]), expected)
 
 
 def test_one_that_fails_ends_the_call_when_all_have_ended(base: BaseFolder, graph: Path) -> None:

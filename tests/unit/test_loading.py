@@ -10,7 +10,8 @@ import pytest
 from serving_parts import Serving
 
 from stream_ft import control
-from stream_ft.serve import loading
+from stream_ft.serve import follow, loading
+from stream_ft.serve.slots import GOLDEN
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def test_a_base_that_the_engine_had_let_go_is_warmed_and_checked_anew(
     first = serving.genesis("yes")
     second = serving.promote("second", "yes")
     serving.follower.step()
-    assert trials == [first, second]
+    assert trials == [name for name in (first, second) for _ in GOLDEN]
     serving.engine.drop(first)  # as an engine does that holds few
     serving.say(control.Rollback, to_epoch=0, reason="worse")
     serving.follower.step()
     assert serving.version == "v0.2.0"
-    assert trials == [first, second, first]
+    assert trials == [name for name in (first, second, first) for _ in GOLDEN]
 
 
 def test_what_is_overtaken_once_it_is_prepared_leaves_memory_like_any_other(serving: Serving) -> None:
@@ -71,7 +72,8 @@ def test_a_version_that_replaces_a_withdrawn_one_is_prepared_without_pauses(
     monkeypatch.setattr(serving.follower._stop, "wait", pauses.append)
     serving.promote("worse", "yes")
     serving.follower.step()
-    assert sum(pauses) == pytest.approx(0.06), "two pauses: before the piece, and after it"
+    whole = 0.03 * (2 + len(GOLDEN))
+    assert sum(pauses) == pytest.approx(whole), "a pause before the piece and after it, and one after each golden text"
     serving.engine.drop(first)
     pauses.clear()
     serving.say(control.Rollback, to_epoch=0, reason="worse")
@@ -142,3 +144,33 @@ def test_what_building_left_behind_goes_back_to_the_system_once_nobody_waits(
     serving.say(control.Rollback, to_epoch=0, reason="worse")
     serving.follower.step()
     assert given == ["v1.1.0"], "nothing was built"
+
+
+def test_a_version_is_completed_when_nobody_waits_or_after_a_while(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completed: list[str] = []
+    pressed = True
+    monkeypatch.setattr(serving.engine, "complete", lambda: completed.append(serving.version))
+    monkeypatch.setattr(serving.follower._batcher, "pressed", lambda within_s: pressed)
+    serving.genesis("yes")
+    serving.promote("second", "yes")
+    serving.follower.step()
+    serving.clock.advance(0.9 * follow.COMPLETE_S)
+    serving.follower.step()
+    assert completed == [], "it would cost those who wait"
+    serving.clock.advance(0.2 * follow.COMPLETE_S)
+    serving.follower.step()
+    serving.follower.step()
+    assert completed == ["v1.1.0"], "a load that lasts is no reason to do without for ever"
+    serving.promote("third", "yes")
+    serving.follower.step()
+    assert completed == ["v1.1.0"]
+    pressed = False
+    serving.follower.step()
+    assert completed == ["v1.1.0", "v2.2.0"]
+    serving.say(control.Rollback, to_epoch=1, reason="worse")
+    serving.follower.step()
+    serving.clock.advance(2 * follow.COMPLETE_S)
+    serving.follower.step()
+    assert completed == ["v1.1.0", "v2.2.0"], "nothing was built"

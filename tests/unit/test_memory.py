@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 import subprocess
 import sys
 
@@ -23,6 +24,19 @@ del blocks, block
 before = psutil.Process().memory_info().rss
 give_back()
 print(before - psutil.Process().memory_info().rss)
+"""
+
+
+# Twice the same: what the first round has left must be enough for the second.
+AGAIN = """
+import resource, sys
+from stream_ft.memory import settle
+def faults():
+    blocks = [bytearray(2_000_000) for _ in range(50)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+if sys.argv[1] == "settled": settle()
+first = faults()
+print(faults() - first)
 """
 
 
@@ -47,7 +61,21 @@ def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatc
     assert memory.give_back() is False
 
 
-def test_what_is_there_when_a_process_is_ready_is_searched_for_garbage_no_more() -> None:
+@pytest.mark.skipif(not is_glibc(), reason="another allocator")
+def test_what_is_freed_is_kept_for_what_is_allocated_next() -> None:
+    came = {}
+    for how in ("settled", "not"):
+        done = subprocess.run([sys.executable, "-c", AGAIN, how], capture_output=True, text=True, check=True)
+        came[how] = int(done.stdout)
+    pages = 50 * 2_000_000 // resource.getpagesize()
+    assert came["settled"] < pages / 20
+    assert came["not"] > pages / 2, "or this test shows nothing"
+
+
+def test_what_is_there_when_a_process_is_ready_is_searched_for_garbage_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())  # the allocator is that of all tests
     kept = [object() for _ in range(3)]
     rows = [[item] for item in kept]  # lists are searched, plain objects are not
     before = gc.get_freeze_count()

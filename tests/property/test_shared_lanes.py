@@ -1,0 +1,36 @@
+"""What waits is shared out among lanes: nothing is lost, little is padded, and all end at about the same time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_ft.model.engines.batching import shared
+
+LENGTHS = st.lists(st.integers(0, 128), max_size=80)
+TOKENS, LEAST = 128, 16
+
+
+def padded(rows: list[int], lengths: list[int]) -> int:
+    return len(rows) * max(lengths[row] for row in rows)
+
+
+@given(LENGTHS, st.integers(2, 8))
+def test_every_row_is_in_one_group_and_none_is_too_large(lengths: list[int], lanes: int) -> None:
+    groups = shared(lengths, lanes, tokens=TOKENS, least=LEAST)
+    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
+    assert all(padded(rows, lengths) <= TOKENS for rows in groups if lengths[rows[0]])
+    sizes = [padded(rows, lengths) for rows in groups]
+    assert sizes == sorted(sizes, reverse=True), "the largest first: what comes last is what one lane waits for"
+
+
+@given(st.integers(1, 60), st.integers(4, 30), st.integers(2, 4))
+def test_texts_of_one_length_are_shared_evenly(count: int, length: int, lanes: int) -> None:
+    groups = shared([length] * count, lanes, tokens=TOKENS, least=LEAST)
+    loads = [0] * lanes
+    for rows in groups:  # each lane takes the next one when it is free
+        loads[loads.index(min(loads))] += len(rows)
+    if count * length >= lanes * TOKENS:
+        assert max(loads) <= 1.6 * count / lanes + 1
+    if count == 1:
+        assert len(groups) == 1
