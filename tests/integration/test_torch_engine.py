@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.model.base import base_files
+from stream_ft.model.engines import torch_engine
 from stream_ft.model.engines.batching import batches
 from stream_ft.model.engines.pooling import pad
 from stream_ft.model.engines.torch_engine import TorchEngine, pick_device
@@ -191,3 +192,19 @@ def test_a_trial_goes_on_beside_a_forward(engine):
     finally:
         leave.set()
         thread.join()
+
+
+def test_a_tensor_that_lies_the_other_way_round_is_laid_out_as_the_one_that_it_replaces(engine, monkeypatch):
+    name = "encoder.layer.1.output.dense.weight"
+    engine.prepare("as it lies", changed(engine))
+    merged = torch_engine.effective
+    monkeypatch.setattr(
+        torch_engine, "effective", lambda *a, **k: {key: np.asfortranarray(v) for key, v in merged(*a, **k).items()}
+    )
+    engine.prepare("turned", changed(engine))
+    engine.activate("as it lies")
+    expected = engine.encode(WORDS)
+    strides = engine._live[name].stride()
+    engine.activate("turned")
+    assert engine._live[name].stride() == strides
+    np.testing.assert_array_equal(engine.encode(WORDS), expected)

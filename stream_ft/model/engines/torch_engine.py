@@ -120,7 +120,13 @@ class TorchEngine:
             base_sha256=self._base.sha256,
             between=between,
         )
-        self._sets[name] = {key: torch.from_numpy(value).to(self.device) for key, value in arrays.items()}
+        self._sets[name] = {key: self._laid_out(key, value) for key, value in arrays.items()}
+
+    def _laid_out(self, key: str, value: npt.NDArray[np.float32]) -> torch.Tensor:
+        """On the device, with the strides of the tensor in whose place it comes: a compiled forward relies on them."""
+        tensor = torch.from_numpy(value).to(self.device)
+        like = self._pretrained[key]
+        return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 
     def complete(self) -> None:
         """A prepared set is complete."""
