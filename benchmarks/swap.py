@@ -36,7 +36,7 @@ ADAPTERS = 8
 LOAD = 0.7
 DIFFERENT = 0.1
 RESAMPLES = 1_000
-SWAPPING_S, CALM_S = 8.0, 5.0
+SWAPPING_S, CALM_S = 20.0, 6.0
 """Of a pair of windows."""
 SETTLED = 100
 """Swaps after which memory is watched: what is allocated once has been by then."""
