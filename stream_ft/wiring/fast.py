@@ -102,9 +102,12 @@ class Fast:
         """Lessons in the last head."""
         self._kept = 0
         self._kept_at = -1e18
-        self._recent: list[tuple[npt.NDArray[np.float16], str, bool]] = []
-        self._pairs: deque[tuple[bool, bool]] = deque(maxlen=guard.WINDOW)
+        self._recent: list[tuple[npt.NDArray[np.float16], Example]] = []
+        self._pairs: dict[str, deque[tuple[bool, bool]]] = {}
         self._reference: tuple[str, AnyHead] | None = None
+        self._newer: tuple[str, AnyHead] | None = None
+        """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
+        self._since_newer, self._newer_at = 0, 0.0
         self._published = 0
 
     # --- what the control log says -----------------------------------------------------------------------------
@@ -192,12 +195,23 @@ class Fast:
         """The guard compares with this checkpoint from now on."""
         self._recent.clear()
         self._pairs.clear()
-        self._reference = None
-        if head:
-            try:
-                self._reference = (head, read_head(self._registry.get_head(head)))
-            except ArtifactError as error:
-                log.warning("the guard has nothing to compare with until the next checkpoint: %s", error)
+        self._reference = self._opened(head) if head else None
+        self._newer = None
+
+    def _opened(self, head: str) -> tuple[str, AnyHead] | None:
+        try:
+            return head, read_head(self._registry.get_head(head))
+        except ArtifactError as error:
+            log.warning("the guard has nothing to compare with until the next checkpoint: %s", error)
+            return None
+
+    def _consider(self, head: str, now: float) -> None:
+        """A checkpoint was taken. It may hold what is wrong already, so it is not compared with at once: many examples
+        can come in a second, and the events that show what they did come after them."""
+        if self._reference is None or self._reference[0] not in self.heads():
+            self._watch(head)
+        elif self._newer is None:
+            self._newer, self._since_newer, self._newer_at = self._opened(head), 0, now
 
     # --- lessons -----------------------------------------------------------------------------------------------
 
@@ -218,7 +232,7 @@ class Fast:
                 self.upto = lesson.seq
                 self._kept += 1
                 if lesson.covers and seq_of(lesson.predicted_version):
-                    self._recent.append((embedding, lesson.label, lesson.predicted == lesson.label))
+                    self._recent.append((embedding, lesson))
         return len(lessons)
 
     def _embedding(self, lesson: Example) -> npt.NDArray[np.float16]:
@@ -245,15 +259,26 @@ class Fast:
             return False
         return not 0 <= now - self._published_at < self._every_s
 
-    def judged(self) -> guard.Verdict:
+    def judged(self, now: float) -> guard.Verdict:
         """May it be published?"""
         if self._reference is not None and self._recent:
-            said = self._reference[1].predict(np.stack([embedding for embedding, _, _ in self._recent]))
-            self._pairs.extend(
-                (right, old == label) for (_, label, right), (old, _) in zip(self._recent, said, strict=True)
-            )
+            said = self._reference[1].predict(np.stack([embedding for embedding, _ in self._recent]))
+            for (_, lesson), (old, _) in zip(self._recent, said, strict=True):
+                of_source = self._pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
+                of_source.append((lesson.predicted == lesson.label, old == lesson.label))
+                self._pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
+            while len(self._pairs) > guard.SOURCES:
+                del self._pairs[next(iter(self._pairs))]
+        self._since_newer += len(self._recent)
         self._recent.clear()
-        return guard.judge(list(self._pairs))
+        verdict = guard.judge_each(self._pairs)
+        if verdict.accepted and self._newer is not None and self._shown(now):
+            self._watch(self._newer[0])
+        return verdict
+
+    def _shown(self, now: float) -> bool:
+        """Enough has come since the newer checkpoint to have shown that it was good."""
+        return self._since_newer >= guard.CONFIRMED and not 0 <= now - self._newer_at < guard.CONFIRMED_S
 
     @property
     def checkpoint(self) -> str:
@@ -312,7 +337,7 @@ class Fast:
         head = self._registry.put_head(self._stamped(now))
         self._keep(state.epoch, head)
         self._kept_at = now
-        self._watch(head)
+        self._consider(head, now)
         return True
 
     def _keep(self, epoch: int, head: str) -> None:

@@ -103,7 +103,7 @@ class Tiers:
         return Step(learned=learned, breach=breach)
 
     def _publish(self, fast: Fast, state: State, now: float) -> control.Rollback | None:
-        verdict = fast.judged()
+        verdict = fast.judged(now)
         if verdict.accepted:
             if fast.publish(state, leader=self._issuer, now=now):
                 self.choose(state)

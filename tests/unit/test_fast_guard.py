@@ -37,5 +37,15 @@ def test_it_says_the_numbers() -> None:
     verdict = guard.judge(pairs(worse=40, better=2, same=100))
     assert (verdict.better, verdict.worse) == (2, 40)
     assert verdict.reason == (
-        "Of the last 142 events the fast tier got 40 wrong that its checkpoint gets right, and 2 the other way."
+        "Of the last 142 events of a source the fast tier got 40 wrong that its checkpoint gets right,"
+        " and 2 the other way."
     )
+
+
+def test_one_source_that_does_worse_is_enough_however_many_events_another_has() -> None:
+    verdict = guard.judge_each({"import": pairs(better=480), "desk": pairs(worse=25, same=10)})
+    assert (verdict.accepted, verdict.worse) == (False, 25)
+    assert not guard.judge(pairs(better=480) + pairs(worse=25)).reason, "all in one they would have been outvoted"
+    calm = guard.judge_each({"import": pairs(better=3, worse=2), "desk": pairs(worse=10, same=10)})
+    assert (calm.accepted, calm.better, calm.worse) == (True, 3, 12)
+    assert guard.judge_each({}).accepted

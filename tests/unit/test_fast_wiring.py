@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from learning_parts import DIM, Learning, labelled, names, text
 
 from stream_ft import control
-from stream_ft.events import Feedback, LabelCorrection, Prediction, to_json
+from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, to_json
 from stream_ft.learn.fast.tier import FastTier
 from stream_ft.release.heads import HeadRecord
 from stream_ft.testing import MemoryLog
@@ -190,7 +191,7 @@ def test_the_guard_sets_a_tier_back_that_is_surely_worse_than_its_checkpoint(lea
     learning.label(40, 50)
     learning.step()
     before = tier(learning).learned
-    fast(learning)._pairs.extend([(False, True)] * 60)
+    fast(learning)._pairs["desk"] = deque([(False, True)] * 60)
     learning.label(50, 60)
     learning.step(2)
     assert (learning.core.state.epoch, learning.core.state.start_head) == (2, kept)
@@ -199,6 +200,69 @@ def test_the_guard_sets_a_tier_back_that_is_surely_worse_than_its_checkpoint(lea
     learning.label(60, 70)
     learning.step(2)
     assert tier(learning).learned == 50
+
+
+ABOUT = {"money": "please refund {} my money", "parcel": "the parcel {} is late again", "login": "no login {} today"}
+SWAPPED = {"money": "parcel", "parcel": "login", "login": "money"}
+
+
+def told(learning: Learning, start: int, stop: int, source: str, *, swapped: bool = False, times: int = 4) -> None:
+    """Labelled events about three things, learned before it goes on."""
+    for number in range(start, stop):
+        kind = list(ABOUT)[number % 3]
+        label = LabelCorrection(label=SWAPPED[kind] if swapped else kind)
+        event = LabelledEvent(id=f"t{number}", input=ABOUT[kind].format(f"{number:x}"), correction=label, source=source)
+        learning.publish("labels", to_json(event))
+    learning.step(times)
+
+
+def right(learning: Learning) -> bool:
+    rows = learning.engine.encode([words.format("ffff") for words in ABOUT.values()])
+    return [label for label, _ in learning.core.head.predict(rows)] == list(ABOUT)
+
+
+def test_an_import_of_wrong_labels_is_undone_by_what_the_others_say(learning: Learning) -> None:
+    told(learning, 0, 60, "desk")
+    told(learning, 60, 120, "desk")
+    assert right(learning)
+    before = {taken.head for taken in learning.store.lessons.checkpoints()}
+    epoch = learning.core.state.epoch
+    told(learning, 1_000, 1_200, "import", swapped=True)
+    assert not right(learning), "or there is nothing to undo"
+    assert {taken.head for taken in learning.store.lessons.checkpoints()} - before, "one is of the wrong labels"
+    assert learning.core.state.epoch == epoch, "those who sent them find it better"
+    for start in range(120, 240, 20):
+        told(learning, start, start + 20, "desk")
+        if learning.core.state.epoch > epoch:
+            break
+    assert learning.core.state.start_head in before
+    assert start <= 180, "some dozens of events are enough"
+    learning.step(2)
+    assert right(learning)
+    assert any("of a source" in said for said in learning.said("rollback"))
+
+
+def test_a_change_that_all_sources_tell_of_is_followed(learning: Learning) -> None:
+    told(learning, 0, 120, "desk")
+    epoch = learning.core.state.epoch
+    for start in range(120, 420, 40):
+        told(learning, start, start + 20, "desk", swapped=True)
+        told(learning, start + 20, start + 40, "another desk", swapped=True)
+    assert learning.core.state.epoch == epoch
+    assert not right(learning)
+
+
+def test_a_checkpoint_is_compared_with_once_time_and_events_have_shown_nothing_against_it(learning: Learning) -> None:
+    told(learning, 0, 60, "desk")
+    first = fast(learning).checkpoint
+    told(learning, 60, 120, "desk")
+    newest = learning.store.lessons.checkpoints()[0].head
+    assert fast(learning).checkpoint == first != newest
+    learning.clock.advance(61)
+    told(learning, 120, 140, "desk", times=2)
+    assert fast(learning).checkpoint == first, "time is not enough"
+    told(learning, 140, 260, "desk")
+    assert fast(learning).checkpoint not in (first, "")
 
 
 def promote(learning: Learning, marker: bytes) -> str:

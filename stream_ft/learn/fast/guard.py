@@ -4,12 +4,15 @@ Both are asked about events that neither had learned from, and whose labels came
 Of ``n`` events that only one of them got right, ``worse`` went to the checkpoint and ``better`` to the tier: were they
 equally good, ``(worse - better) / sqrt(n)`` would be about standard normal (Dixon and Mood 1946). Asked every second,
 so the limit is far out.
+
+Each source of labels is asked by itself. An import of wrong labels agrees with the tier that has learned them, and
+would outvote the few events of the others; where the meaning of a label has changed, all say the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 LIMIT = 4.0
@@ -17,7 +20,11 @@ LIMIT = 4.0
 LEAST = 20
 """Events that only one of them got right, before anything is concluded."""
 WINDOW = 500
-"""Events that count, the latest."""
+"""Events of a source that count, the latest."""
+SOURCES = 64
+"""Sources that are told apart; of those heard longest ago, what they said is forgotten."""
+CONFIRMED, CONFIRMED_S = 100, 60.0
+"""Events and seconds after a checkpoint, with nothing against the tier, from which on it is the one to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,23 @@ def judge(pairs: Sequence[tuple[bool, bool]]) -> Verdict:
     differ = better + worse
     z = (worse - better) / math.sqrt(differ) if differ else 0.0
     if differ >= LEAST and z > LIMIT:
-        reason = f"Of the last {len(recent)} events the fast tier got {worse} wrong that its checkpoint gets right,"
-        return Verdict(accepted=False, reason=f"{reason} and {better} the other way.", better=better, worse=worse)
+        reason = (
+            f"Of the last {len(recent)} events of a source the fast tier got {worse} wrong that its checkpoint gets"
+            f" right, and {better} the other way."
+        )
+        return Verdict(accepted=False, reason=reason, better=better, worse=worse)
     return Verdict(accepted=True, reason="", better=better, worse=worse)
+
+
+def judge_each(pairs: Mapping[str, Iterable[tuple[bool, bool]]]) -> Verdict:
+    """Judge by the events of each source: one that surely does worse is enough."""
+    verdicts = [judge(list(each)) for each in pairs.values()]
+    refused = [verdict for verdict in verdicts if not verdict.accepted]
+    if refused:
+        return max(refused, key=lambda verdict: verdict.worse)
+    return Verdict(
+        accepted=True,
+        reason="",
+        better=sum(verdict.better for verdict in verdicts),
+        worse=sum(verdict.worse for verdict in verdicts),
+    )
