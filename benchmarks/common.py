@@ -18,6 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stream_ft.model.engines import Engine
+
 PACKAGES = ("torch", "transformers", "peft", "numpy", "onnxruntime", "litserve", "starlette", "uvicorn")
 
 
@@ -106,3 +108,9 @@ def _flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         elif not isinstance(value, list):
             rows.append((prefix + name, value))
     return rows
+
+
+def completed(engine: Engine) -> None:
+    """Until it has done what a version can do without at first."""
+    while not engine.complete():
+        time.sleep(0.01)

@@ -26,7 +26,6 @@ def main() -> None:
     start_s = time.perf_counter() - begun
     begun = time.perf_counter()
     engine.prepare("lora", files)
-    engine.complete()
     prepare_s = time.perf_counter() - begun
     engine.activate("lora")
     engine.encode(["one text"])

@@ -60,7 +60,6 @@ def main() -> None:
         engines = {arm: opened(arm, cache) for arm in ARMS}
         for engine in engines.values():
             engine.prepare("lora", files)
-            engine.complete()
             engine.activate("lora")
         for arm, figures in _speed(engines, [text for text, _ in banking77("test")], rounds, singles).items():
             result[arm] |= figures

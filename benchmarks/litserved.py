@@ -35,6 +35,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """In the worker process."""
         from adapter import merged
+        from common import completed
         from serving import head_of
 
         base = resolve(MINILM)
@@ -51,8 +52,8 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
                 base, cache=Settings().cache_path(), kind="onnx", threads=self.threads, whole=True
             )
             self.engine.prepare("lora", files)
-            self.engine.complete()
             self.engine.activate("lora")
+            completed(self.engine)
 
     def decode_request(self, request: dict[str, str]) -> str:
         """One text."""

@@ -24,8 +24,8 @@ from stream_ft.model.base import MINILM, resolve
 VERSIONS = 8
 TORCH_MORE = 0.05
 """Of the plain model's size."""
-SESSIONS, SESSION_MB = 2, 120.0
-"""Versions whose sessions are there, and what those of one may take."""
+VERSIONS_THERE, VERSION_MB = 2, 120.0
+"""Of ONNX Runtime, and what all sessions of one may take."""
 HERE = Path(__file__).parent
 
 
@@ -58,11 +58,11 @@ def judged(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     bare, ours, onnx = found["bare"], found["torch"], found["onnx"]
     more = ours["resident_mb"][-1] - bare["resident_mb"]
     may = TORCH_MORE * bare["model_mb"] + ours["changed_mb"]
-    sessions = [resident - onnx["resident_mb"][0] for resident in onnx["resident_mb"][1:]]
+    taken = [resident - onnx["resident_mb"][0] for resident in onnx["resident_mb"]]
     reached = {
         "torch": more <= may,
-        "onnx_sessions": max(onnx["sessions"]) <= SESSIONS,
-        "onnx_megabytes": all(mb <= n * SESSION_MB for mb, n in zip(sessions, onnx["sessions"][1:], strict=True)),
+        "onnx_versions": max(onnx["versions"]) <= VERSIONS_THERE,
+        "onnx_megabytes": all(mb <= n * VERSION_MB for mb, n in zip(taken, onnx["versions"], strict=True)),
     }
     return {
         "versions": len(ours["resident_mb"]) - 1,
@@ -78,9 +78,10 @@ def judged(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         },
         "onnx": {
             "resident_mb": onnx["resident_mb"],
+            "most_versions": max(onnx["versions"]),
             "most_sessions": max(onnx["sessions"]),
-            "first_session_mb": sessions[0],
-            "both_sessions_mb": max(sessions[1:]),
+            "one_version_mb": max(mb for mb, n in zip(taken, onnx["versions"], strict=True) if n <= 1),
+            "two_versions_mb": max(taken),
         },
         "reached": reached,
         "passed": all(reached.values()),

@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 import torch
+from common import completed
 
-from stream_ft.memory import give_back
+from stream_ft.memory import give_back, settle
 from stream_ft.model.base import MINILM, Tokenizer, base_files, load_model, resolve
 from stream_ft.model.engines.choose import open_engine
 from stream_ft.model.engines.onnx_engine import OnnxEngine, Session
@@ -48,6 +49,10 @@ def bare() -> dict[str, Any]:
     }
 
 
+def _resident(engine: OnnxEngine) -> list[Session]:
+    return [each for each in (*engine._sessions.values(), engine._active[1]) if each is not NOTHING]
+
+
 def engine(kind: Any, cache: Path, adapters: Path) -> dict[str, Any]:
     """An engine, then each version after the other."""
     base = resolve(MINILM)
@@ -56,23 +61,30 @@ def engine(kind: Any, cache: Path, adapters: Path) -> dict[str, Any]:
     found.encode([TEXT])
     if isinstance(found, OnnxEngine):  # what there is without any session
         found._active = ("", NOTHING)
-    steps, sessions, changed_mb = [resident_mb()], [0], 0.0
+    settle()  # as serving does
+    steps, sessions, versions, changed_mb = [resident_mb()], [0], [0], 0.0
     for folder in sorted(adapters.iterdir()):
         files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".json", ".safetensors"}}
         name = folder.name
         found.prepare(name, base_files(base) | files)
-        found.complete()
         if isinstance(found, OnnxEngine):
             found.trial(name, [TEXT])  # beside the one that answers: with both at work
             steps.append(resident_mb())
-            there = {id(session) for session in (*found._sessions.values(), found._active[1])}
-            sessions.append(len(there - {id(NOTHING)}))
+            there = {id(each): (each.one is not None) + (each.spread is not None) for each in _resident(found)}
+            versions.append(len(there))
+            sessions.append(sum(there.values()))
         found.activate(name)
         found.encode([TEXT])
+        completed(found)
+        if isinstance(found, OnnxEngine):
+            found.encode([TEXT])
+            steps.append(resident_mb())
+            versions.append(versions[-1])
+            sessions.append(sessions[-1] + 1)
         if not isinstance(found, OnnxEngine):
             changed_mb += sum(tensor.nbytes for tensor in found._sets[name].values()) / 1e6  # type: ignore[attr-defined]
             steps.append(resident_mb())
-    return {"resident_mb": steps, "sessions": sessions, "changed_mb": changed_mb}
+    return {"resident_mb": steps, "sessions": sessions, "versions": versions, "changed_mb": changed_mb}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from adapter import lora, merged
-from common import Benchmark, banking77, ratio
+from common import Benchmark, banking77, completed, ratio
 from serving_http import over_http
 from threadpoolctl import threadpool_limits
 
@@ -70,8 +70,8 @@ def main() -> None:
         head = head_of(engines["onnx"].dim)
         for engine in engines.values():
             engine.prepare("lora", files)
-            engine.complete()
             engine.activate("lora")
+            completed(engine)
         torch_thread.submit(_same, engines, plain, tokenizer, texts[:SAME]).result()
         fresh = texts[SOUGHT:]
         single = torch_thread.submit(

@@ -81,6 +81,21 @@ class Watched(Follower):
     """Set at the end of each."""
     read_at: float | None = None
     """When the announcement was read that is being followed."""
+    completions: list[tuple[float, float]]
+    """When what a version can do without at first was begun, and when it was done."""
+    completing_since: float | None = None
+
+    def step(self) -> None:
+        """One look, with a note of what is left to complete after it."""
+        loader, now = self._loader, time.perf_counter()
+        before = loader._incomplete
+        super().step()
+        building = getattr(loader._engine, "_building", None) is not None
+        if self.completing_since is None and building:
+            self.completing_since = now
+        elif self.completing_since is not None and not building and before and not loader._incomplete:
+            self.completions.append((self.completing_since, time.perf_counter()))
+            self.completing_since = None
 
     def _fold_new(self) -> None:
         before, now = self.offset, time.perf_counter()
@@ -120,6 +135,11 @@ class Served:
     versions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Number of the adapter and of the head's labels of each version, by its name."""
 
+    def complete(self) -> None:
+        """Until what the version in force can do without at first is done."""
+        while self.follower._loader._incomplete:
+            time.sleep(ASKED_EVERY_S)
+
     def close(self) -> None:
         """End the threads."""
         self.follower.close()
@@ -156,7 +176,7 @@ def open_parts(folder: Path, base: BaseFolder) -> Served:
         clock=SystemClock(),
         state_path=folder / "serve.state",
     )
-    follower.swaps, follower.swapped = [], threading.Event()
+    follower.swaps, follower.swapped, follower.completions = [], threading.Event(), []
     batcher.start()
     follower.start()
     if not follower.wait(60):
@@ -227,9 +247,11 @@ class Operator:
                 step = next(self.plan, None)
                 if step is None:
                     self.done = True
-                    return
+                    break
                 self.step(step)
                 time.sleep(BETWEEN_S)
+            self.parts.complete()  # beside requests, as it comes
+            time.sleep(BETWEEN_S)
         except BaseException as error:  # told by the next question
             self._error = error
 

@@ -10,8 +10,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc, ``malloc.h``."""
 MOST_MAPPED = 32 * 2**20
 """Bytes from which on memory comes from the system and goes back when it is freed; glibc takes no more."""
-MOST_KEPT = 2**30
-"""Bytes that are kept at the end of the heap."""
+MOST_KEPT = 256 * 2**20
+"""Bytes that are kept at the end of the heap: more than a version of a small encoder leaves there."""
 
 
 def give_back() -> bool:

@@ -227,8 +227,9 @@ class FakeEngine:
         """See the port."""
         self.held = frozenset(names)
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """A prepared set is complete."""
+        return True
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """See the port."""

@@ -352,7 +352,8 @@ class Follower:
             newest=lambda: self._fresh.of(wanted, self._state),
             between=lambda: self._between(wanted, wish),
         )
-        self._complete_at = self._clock.monotonic() + COMPLETE_S
+        if failure is None:
+            self._complete_at = self._clock.monotonic() + COMPLETE_S
         return failure
 
     def _wish(self, listed: Listed) -> tuple[int, str]:

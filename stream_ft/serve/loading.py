@@ -86,13 +86,15 @@ class Loader:
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
                     manifest.check(files)
+                self._litter = True
                 self._engine.prepare(wanted.base, files, between)
+                self._incomplete = True  # also if it is overtaken now: the next version may be of the same base
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
             if anew:
                 between()
             version = Version(name=name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head)
-            self._slots.check(version, anew=anew, between=between)
+            self._slots.check(version, anew=anew)
             failpoints.hit("serve.before_flip")
             step = "flip"
             self._batcher.between(partial(put, version)).result()
@@ -107,8 +109,6 @@ class Loader:
             return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
         failpoints.hit("serve.after_flip")
         self._forget_old()
-        self._litter |= anew
-        self._incomplete |= anew
         return None
 
     def discard(self, base: str) -> None:
@@ -119,10 +119,9 @@ class Loader:
             self._litter = True
 
     def complete(self) -> None:
-        """Do what versions could do without until they answered."""
+        """Go on with what versions could do without until they answered."""
         if self._incomplete:
-            self._incomplete = False
-            self._engine.complete()
+            self._incomplete = not self._engine.complete()
 
     def tidy(self) -> None:
         """Give back what building left behind, as much as a version takes; for when nobody waits."""

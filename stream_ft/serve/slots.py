@@ -11,7 +11,6 @@ and a flip replaces one reference. So a forward sees one version from beginning 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ft.errors import ArtifactError, StreamFTError
-from stream_ft.model.engines import Engine, nothing
+from stream_ft.model.engines import Engine
 
 GOLDEN = (
     "hello",
@@ -153,13 +152,12 @@ class Slots:
             for (label, score), row in zip(answers, little, strict=True)
         ]
 
-    def check(self, version: Version, *, anew: bool = False, between: Callable[[], None] = nothing) -> None:
+    def check(self, version: Version, *, anew: bool = False) -> None:
         """Warm ``version`` and check its golden answers; on any thread, whoever answers is not touched.
 
         Args:
             version: its base is prepared.
             anew: its base has just been prepared: what it said before, if it was prepared before, says nothing of that.
-            between: called after each text; what it raises ends the check.
 
         Raises:
             ArtifactError: a check failed.
@@ -169,20 +167,13 @@ class Slots:
         if anew:
             self._golden.pop(version.base, None)
         if version.base not in self._golden:
-            self._golden[version.base] = self._said(version.base, between)
+            self._golden[version.base] = self._engine.trial(version.base, list(GOLDEN))
         try:
             check_golden(version.head, self._golden[version.base], self._engine.dim)
         except ArtifactError:
             self._golden.pop(version.base, None)
             raise
         self._checked = version
-
-    def _said(self, base: str, between: Callable[[], None]) -> NDArray[np.float16]:
-        rows = []
-        for text in GOLDEN:
-            rows.append(self._engine.trial(base, [text]))
-            between()
-        return np.concatenate(rows)
 
     def flip(self, version: Version) -> None:
         """Make the version that was checked last the one that answers: two references change, nothing is computed.

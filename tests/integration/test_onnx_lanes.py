@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ def test_a_small_call_and_a_trial_use_one_thread(base: BaseFolder, graph: Path) 
     assert engine.most == 1, "a trial is made beside forwards that must not feel it"
 
 
+def completed(engine: OnnxEngine) -> None:
+    """All that it can do without at first is done."""
+    end = time.monotonic() + PATIENCE_S
+    while not engine.complete():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 class Told(OnnxEngine):
     """Tells which of a base's sessions runs a forward."""
 
@@ -132,27 +141,45 @@ def test_a_version_answers_in_lanes_until_it_is_complete(base: BaseFolder, graph
     engine.activate("v")
     assert engine.ran(MANY[:1]) == {"one"}
     before = engine.encode(MANY[:1])
-    engine.complete()
+    completed(engine)
     assert engine._active[1].weights == ((), ()), "what it is built of is let go"
+    assert engine._active[1].spread is not engine._active[1].one
     assert engine.ran(MANY[:1]) == {"spread"}
     np.testing.assert_allclose(
         engine.encode(MANY[:1]).astype(np.float32), before.astype(np.float32), atol=1e-3, err_msg="of the same weights"
     )
     spread = engine._active[1].spread
-    engine.complete()
+    completed(engine)
     assert engine._active[1].spread is spread, "it is built once"
+    engine.prepare("w", {})
+    completed(engine)
+    assert engine._sessions["w"].spread is None, "it does not answer"
+    engine.hold(["v", "w"])
+    assert not engine.complete(), "it does not wait for it"
+    completed(engine)
+    assert engine._sessions["w"].spread is not None
 
 
-def test_one_that_differs_when_it_is_spread_is_not_spread(
-    base: BaseFolder, graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_that_cannot_be_spread_answers_as_it_is(
+    fails: bool, base: BaseFolder, graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = Told(base, graph, max_tokens=32, threads=2, lanes=2)
-    engine.prepare("v", {})
-    engine.activate("v")
+    engine.prepare("version", {})
+    engine.activate("version")
     expected = engine.encode(MANY[:1])
-    monkeypatch.setattr(Told, "_off", staticmethod(lambda found, expected: 0.5))
-    engine.complete()
-    assert "not spread" in caplog.text
+
+    def no_memory(session: Any) -> None:
+        raise MemoryError("no memory")
+
+    if fails:
+        monkeypatch.setattr(onnx_engine, "initialize", no_memory)
+    else:
+        monkeypatch.setattr(Told, "_off", staticmethod(lambda found, expected: 0.5))
+    completed(engine)
+    assert "base version are not spread" in caplog.text
+    assert ("no memory" if fails else "off by 5.0e-01") in caplog.text
+    assert engine._active[1].spread is engine._active[1].one
     np.testing.assert_array_equal(engine.encode(MANY[:1]), expected)
 
 

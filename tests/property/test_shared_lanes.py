@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_ft.model.engines.batching import shared
+from stream_ft.model.engines.batching import batches, shared
 
 LENGTHS = st.lists(st.integers(0, 128), max_size=80)
 TOKENS, LEAST = 128, 16
@@ -30,7 +30,14 @@ def test_texts_of_one_length_are_shared_evenly(count: int, length: int, lanes: i
     loads = [0] * lanes
     for rows in groups:  # each lane takes the next one when it is free
         loads[loads.index(min(loads))] += len(rows)
-    if count * length >= lanes * TOKENS:
-        assert max(loads) <= 1.6 * count / lanes + 1
-    if count == 1:
-        assert len(groups) == 1
+    largest = max(len(rows) for rows in groups)
+    assert max(loads) - min(loads) <= largest
+    if count * length <= lanes * TOKENS:
+        least = -(-LEAST // length)  # texts that are worth a group of their own
+        assert max(loads) <= max(least, count / lanes + 1 + count / 8)
+
+
+def test_a_pile_that_is_just_too_much_for_a_turn_leaves_no_lane_waiting() -> None:
+    plain = [len(rows) for rows in batches([16] * 18, TOKENS)]
+    assert plain == [8, 8, 2], "one lane would do 8, the other 10, one after the other"
+    assert [len(rows) for rows in shared([16] * 18, 2, tokens=TOKENS, least=LEAST)] == [5, 5, 5, 3]

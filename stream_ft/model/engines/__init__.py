@@ -40,8 +40,12 @@ class Engine(Protocol):
         """
         ...
 
-    def complete(self) -> None:
-        """Do what prepared sets can do without for the time being; on any thread, for when nobody waits."""
+    def complete(self) -> bool:
+        """Go on with what the active set, and those that are held, can do without at first; on any thread.
+
+        Returns:
+            Whether nothing of it is left. It does not wait for what takes long.
+        """
         ...
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:

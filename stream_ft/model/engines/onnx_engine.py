@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,19 @@ class Session:
     """Names and values by which it is built."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A session that is started, with its threads, and not yet initialized."""
+
+    inner: Any
+    apart: Apart
+
+    def ready(self) -> tuple[Any, Callable[[], None]]:
+        """Initialize it: takes long."""
+        initialize(self.inner)
+        return self.inner, self.apart
+
+
 class OnnxEngine:
     """Mean-pooled embeddings of an exported encoder on the CPU, under one of two prepared bases.
 
@@ -84,8 +97,8 @@ class OnnxEngine:
     get more from the same cores, and less is lost when one of them is held up. So what makes only one forward is
     spread, and more run in lanes, in a session that has no other threads.
 
-    A base's sessions are built by :meth:`prepare`, off the hot path; they are immutable, so a flip replaces one
-    reference.
+    The session of a base for lanes is built by :meth:`prepare`, the one for spread forwards by :meth:`complete`, both
+    off the hot path. Their weights never change, so a flip replaces one reference.
 
     Args:
         base: the pretrained model, for its tokenizer and its hash.
@@ -135,6 +148,7 @@ class OnnxEngine:
         self._sessions: dict[str, Session] = {}
         self._active: tuple[str, Session] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
+        self._building: Future[None] | None = None
         self._busy = threading.Lock()
         self._golden = golden(folder)
         self._prove()
@@ -171,13 +185,24 @@ class OnnxEngine:
         self._make_room(RESIDENT - 1)
         self._sessions[name] = self._session(changed)
 
-    def complete(self) -> None:
-        """Build what the prepared bases can do without at first: sessions whose forwards are spread. Any thread.
+    def complete(self) -> bool:
+        """Build, one after the other, the spread sessions of the active base and of those that are held. Any thread.
 
-        While a new version is wanted at once and requests wait, forwards run in lanes; the cores have no time for more.
+        While requests wait, forwards run in lanes; so a version answers without, and there is no hurry.
+
+        Returns:
+            Whether all are built; where one cannot be, its forwards are not spread, and the log says why.
         """
-        for session in (self._active[1], *self._sessions.values()):
-            self._complete(session)
+        if self._building is not None:
+            if not self._building.done():
+                return False
+            self._building = None
+        answering = dict([self._active]) | {k: v for k, v in tuple(self._sessions.items()) if k in self._held}
+        for name, session in answering.items():
+            if self.threads > 1 and session.spread is None:
+                self._building = self._spread(session, name)
+                return False
+        return True
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared base; on any thread. It warms the session, too.
@@ -225,8 +250,8 @@ class OnnxEngine:
             if lanes > 1
             else batches(lengths, BATCH_TOKENS)
         )
-        # One that is alone, and not a trial, which is made beside others.
-        spread = session.one is None or (lanes > 1 and len(left) <= 1 and session.spread is not None)
+        # Too few for all lanes; and not a trial, which is made beside others.
+        spread = session.one is None or (session.spread is not None and len(left) < lanes)
         inner = session.spread if spread else session.one
 
         def work() -> None:
@@ -240,7 +265,7 @@ class OnnxEngine:
                     session.apart()
                 result[rows] = self._pooled(inner, tokens, mask).clip(-65_504, 65_504)
 
-        beside = [self._beside.submit(work) for _ in range(min(lanes, len(left)) - 1)]
+        beside = [] if spread else [self._beside.submit(work) for _ in range(min(lanes, len(left)) - 1)]
         try:
             work()
         finally:
@@ -262,24 +287,33 @@ class OnnxEngine:
                 names += given
                 values += map(ort.OrtValue.ortvalue_from_numpy, given.values())
         if self.lanes > 1 or self.threads == 1:
-            one, _ = self._built(1, names, values)
+            one, _ = self._built(1, (names, values))
             return Session(one=one, weights=(names, values) if self.threads > 1 else ((), ()))
-        spread, apart = self._built(self.threads, names, values)
+        spread, apart = self._built(self.threads, (names, values))
         return Session(spread=spread, apart=apart)
 
-    def _complete(self, session: Session) -> None:
-        if self.threads == 1 or session.spread is not None:
-            return
-        spread: Any
-        apart: Callable[[], None]
-        spread, apart = self._built(self.threads, *session.weights)
-        tokens, mask = (part[:1] for part in self._golden[:2])  # a session keeps the room that its largest forward took
-        if not self._off(*(self._pooled(each, tokens, mask) for each in (spread, session.one))) <= self._tolerance:
-            log.error("spread over threads, a version gives other embeddings; its forwards are not spread")
-            spread, apart = session.one, nothing
-        session.apart, session.spread, session.weights = apart, spread, ((), ())
+    def _spread(self, session: Session, name: str) -> Future[None]:
+        """Begin to build the spread session of a base."""
+        found = self._begun(self.threads, *session.weights)
 
-    def _built(self, threads: int, names: Sequence[str], values: Sequence[Any]) -> tuple[Any, Apart]:
+        def finish() -> None:
+            try:
+                spread, apart = found.ready()
+                off = max(self._off(*pair) for pair in self._compared(spread, session.one))
+                if not off <= TOLERANCE:
+                    raise ArtifactError("golden", f"Spread over threads it is off by {off:.1e}.")
+            except Exception as error:  # whatever it is: its forwards are right as they are
+                log.error("forwards of base %s are not spread over threads: %s", name[:12], error)
+                spread, apart = session.one, nothing
+            session.apart, session.spread, session.weights = apart, spread, ((), ())
+
+        return self._builder.submit(finish)
+
+    def _built(self, threads: int, weights: Weighted) -> tuple[Any, Callable[[], None]]:
+        begun = self._begun(threads, *weights)
+        return self._builder.submit(begun.ready).result()
+
+    def _begun(self, threads: int, names: Sequence[str], values: Sequence[Any]) -> Begun:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -294,9 +328,7 @@ class OnnxEngine:
         # The session's threads, which will run its forwards, inherit the niceness of the one that starts them: this
         # one. What costs most is left to one that may give way to others: it needs no interpreter, which a thread that
         # has to wait for a core could hold up for all.
-        session, apart = with_helpers(lambda: started(self._graph, options), threads - 1)
-        self._builder.submit(initialize, session).result()
-        return session, apart
+        return Begun(*with_helpers(lambda: started(self._graph, options), threads - 1))
 
     def _pooled(self, inner: Any, tokens: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         pooled: npt.NDArray[Any] = inner.run(["pooled"], {"input_ids": tokens, "attention_mask": mask}, None)[0]
@@ -305,10 +337,20 @@ class OnnxEngine:
     def _prove(self) -> None:
         tokens, mask, expected = self._golden
         session = self._active[1]
-        found = self._pooled(session.one or session.spread, tokens, mask)
-        if not (off := self._off(found, expected)) <= self._tolerance:
-            raise ArtifactError("golden", f"The exported graph is off by {off:.1e} from torch on the golden inputs.")
-        self._complete(session)
+        if session.spread is None and self.threads > 1:
+            session.spread, session.apart = self._built(self.threads, session.weights)
+        for inner in (session.one, session.spread):
+            if (
+                inner is not None
+                and not (off := self._off(self._pooled(inner, tokens, mask), expected)) <= self._tolerance
+            ):
+                raise ArtifactError("golden", f"The graph is off by {off:.1e} from torch on the golden inputs.")
+
+    def _compared(self, *sessions: Any) -> Iterator[list[npt.NDArray[Any]]]:
+        """What sessions give for each golden input; one after the other: they keep the room that the largest took."""
+        tokens, mask, _ = self._golden
+        for row in range(len(tokens)):
+            yield [self._pooled(inner, tokens[row : row + 1], mask[row : row + 1]) for inner in sessions]
 
     @staticmethod
     def _off(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -108,8 +108,9 @@ class QuantisedEngine:
             for layer, (down, up) in pairs.items()
         }
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """A prepared set is complete."""
+        return True
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared set; on any thread, the active set is not touched.

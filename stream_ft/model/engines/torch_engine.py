@@ -128,8 +128,9 @@ class TorchEngine:
         like = self._pretrained[key]
         return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """A prepared set is complete."""
+        return True
 
     def trial(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """What :meth:`encode` would give under a prepared set; on any thread, by a second module of the same tensors.
