@@ -206,6 +206,7 @@ def latencies(rows: npt.NDArray[np.void], spans: list[tuple[float, float]], seed
         (times[overlapping & (rows["window"] == 2 * pair + 1)], times[calm & (rows["window"] == 2 * pair)])
         for pair in range(int(rows["window"].max()) // 2 + 1)
     ]
+    pairs = [pair for pair in pairs if all(map(len, pair))]
     found: dict[str, Any] = {"requests_overlapping": int(overlapping.sum()), "requests_calm": int(calm.sum())}
     # Also what came between two swaps: it may wait because of the one before.
     found["p99_of_windows_with_swaps_ms"] = float(np.quantile(times[~calm], 0.99))

@@ -84,10 +84,19 @@ class Begun:
     inner: Any
     apart: Apart
 
-    def ready(self) -> tuple[Any, Callable[[], None]]:
-        """Initialize it: takes long."""
+    def initialize(self) -> None:
+        """The part that takes long, and needs no interpreter."""
         initialize(self.inner)
-        return self.inner, self.apart
+
+
+@dataclass(frozen=True)
+class Building:
+    """The spread session of a base, on its way."""
+
+    name: str
+    session: Session
+    begun: Begun
+    future: Future[None]
 
 
 class OnnxEngine:
@@ -148,7 +157,7 @@ class OnnxEngine:
         self._sessions: dict[str, Session] = {}
         self._active: tuple[str, Session] = ("", self._session({}))
         self._held: frozenset[str] = frozenset()
-        self._building: Future[None] | None = None
+        self._building: Building | None = None
         self._busy = threading.Lock()
         self._golden = golden(folder)
         self._prove()
@@ -194,13 +203,15 @@ class OnnxEngine:
             Whether all are built; where one cannot be, its forwards are not spread, and the log says why.
         """
         if self._building is not None:
-            if not self._building.done():
+            if not self._building.future.done():
                 return False
-            self._building = None
+            building, self._building = self._building, None
+            self._finish(building)
         answering = dict([self._active]) | {k: v for k, v in tuple(self._sessions.items()) if k in self._held}
         for name, session in answering.items():
             if self.threads > 1 and session.spread is None:
-                self._building = self._spread(session, name)
+                begun = self._begun(self.threads, *session.weights)
+                self._building = Building(name, session, begun, self._builder.submit(begun.initialize))
                 return False
         return True
 
@@ -292,26 +303,27 @@ class OnnxEngine:
         spread, apart = self._built(self.threads, (names, values))
         return Session(spread=spread, apart=apart)
 
-    def _spread(self, session: Session, name: str) -> Future[None]:
-        """Begin to build the spread session of a base."""
-        found = self._begun(self.threads, *session.weights)
+    def _finish(self, building: Building) -> None:
+        """Put a spread session beside the other one, if it gives the same."""
+        session = building.session
+        spread, apart = building.begun.inner, building.begun.apart
+        tokens, mask, _ = (part[-1:] for part in self._golden)
+        try:
+            building.future.result()
+            off = self._off(self._pooled(spread, tokens, mask), self._pooled(session.one, tokens, mask))
+            if not off <= TOLERANCE:
+                raise ArtifactError("golden", f"It is off by {off:.1e}.")
+        except Exception as error:  # whatever it is: its forwards are right as they are
+            log.error("forwards of base %s are not spread over threads: %s", building.name[:12], error)
+            session.spread = session.one
+        else:
+            session.apart, session.spread = apart, spread
+        session.weights = ((), ())
 
-        def finish() -> None:
-            try:
-                spread, apart = found.ready()
-                off = max(self._off(*pair) for pair in self._compared(spread, session.one))
-                if not off <= TOLERANCE:
-                    raise ArtifactError("golden", f"Spread over threads it is off by {off:.1e}.")
-            except Exception as error:  # whatever it is: its forwards are right as they are
-                log.error("forwards of base %s are not spread over threads: %s", name[:12], error)
-                spread, apart = session.one, nothing
-            session.apart, session.spread, session.weights = apart, spread, ((), ())
-
-        return self._builder.submit(finish)
-
-    def _built(self, threads: int, weights: Weighted) -> tuple[Any, Callable[[], None]]:
+    def _built(self, threads: int, weights: Weighted) -> tuple[Any, Apart]:
         begun = self._begun(threads, *weights)
-        return self._builder.submit(begun.ready).result()
+        self._builder.submit(begun.initialize).result()
+        return begun.inner, begun.apart
 
     def _begun(self, threads: int, names: Sequence[str], values: Sequence[Any]) -> Begun:
         options = ort.SessionOptions()
@@ -339,18 +351,10 @@ class OnnxEngine:
         session = self._active[1]
         if session.spread is None and self.threads > 1:
             session.spread, session.apart = self._built(self.threads, session.weights)
-        for inner in (session.one, session.spread):
-            if (
-                inner is not None
-                and not (off := self._off(self._pooled(inner, tokens, mask), expected)) <= self._tolerance
-            ):
-                raise ArtifactError("golden", f"The graph is off by {off:.1e} from torch on the golden inputs.")
-
-    def _compared(self, *sessions: Any) -> Iterator[list[npt.NDArray[Any]]]:
-        """What sessions give for each golden input; one after the other: they keep the room that the largest took."""
-        tokens, mask, _ = self._golden
-        for row in range(len(tokens)):
-            yield [self._pooled(inner, tokens[row : row + 1], mask[row : row + 1]) for inner in sessions]
+        for inner in (each for each in (session.one, session.spread) if each is not None):
+            off = self._off(self._pooled(inner, tokens, mask), expected)
+            if not off <= self._tolerance:
+                raise ArtifactError("golden", f"The exported graph is off by {off:.1e} from torch's golden outputs.")
 
     @staticmethod
     def _off(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
