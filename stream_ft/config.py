@@ -36,7 +36,8 @@ class ModelSettings(Section):
     engine: Literal["auto", "onnx", "torch"] = "auto"
     """What runs a forward; ``auto`` takes torch on a GPU, and on a CPU what is faster there, measured once."""
     threads: int = Field(default=0, ge=0)
-    """Threads of a forward; 0 takes what was measured to be best beside a busy process."""
+    """Threads of a forward that is alone, and forwards that run at once; with 1 as many run at once as there are cores.
+    0 takes what was measured to be best beside a busy process."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; or a torch device name."""
     quantize: Literal["none", "int8", "int4"] = "none"
