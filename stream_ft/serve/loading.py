@@ -88,7 +88,6 @@ class Loader:
                     manifest.check(files)
                 self._litter = True
                 self._engine.prepare(wanted.base, files, between)
-                self._incomplete = True  # also if it is overtaken now: the next version may be of the same base
             self._prepared[wanted.base] = None
             self._prepared.move_to_end(wanted.base)
             if anew:
@@ -108,6 +107,7 @@ class Loader:
             log.error("loading %s failed", wanted.name, exc_info=error)
             return Failure(epoch=wanted.epoch, step=step, reason=f"An unexpected {type(error).__name__}.")
         failpoints.hit("serve.after_flip")
+        self._incomplete = True  # also where nothing was built: its base may have had no time for it before
         self._forget_old()
         return None
 
