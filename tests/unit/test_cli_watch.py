@@ -153,6 +153,8 @@ def test_on_a_terminal_it_draws_until_ctrl_c_and_leaves_the_screen_as_it_was(tmp
     folder = StateFolder(tmp_path / "state")
     folder.genesis()
     ours, its = pty.openpty()
+    # Whoever runs the tests in the background has them ignore SIGINT, and what is ignored is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "stream_ft", "status", "--watch", "--state-dir", str(folder.path)],
         stdin=its,
@@ -161,6 +163,7 @@ def test_on_a_terminal_it_draws_until_ctrl_c_and_leaves_the_screen_as_it_was(tmp
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     os.close(its)
     seen = b""
 
