@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from stream_ft import priority
-from stream_ft.priority import AUTOGROUP
 
 
 def niceness() -> int:
@@ -65,27 +64,30 @@ def test_a_pause_leaves_the_share_of_a_core_to_the_work() -> None:
     assert pace.pause_s() == pytest.approx(0.09), "what was done while nobody waited is not made up for"
 
 
-TOLD = """
-import os
-from stream_ft.priority import AUTOGROUP, be_nice
-be_nice(7)
-words = AUTOGROUP.read_text().split() if AUTOGROUP.exists() else []  # empty where control groups share the cores
+GROUP = """
+words = AUTOGROUP.read_text().split() if AUTOGROUP.exists() else []
 print(os.getpriority(os.PRIO_PROCESS, 0), words[-1] if words else "none")
 """
+"""The file is missing where the kernel has no such groups, and empty for a process that is in none."""
+
+START = "import os\nfrom stream_ft.priority import AUTOGROUP, be_nice\n"
+
+
+def niceness_after(code: str, leads: bool) -> tuple[int, str]:
+    """Of a process after the code, and of its group; with a session of its own, or in the one of this process."""
+    command = [sys.executable, "-c", START + code + GROUP]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=leads)
+    nice, group = done.stdout.split()
+    return int(nice), group
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sessions share the cores on Linux only")
 @pytest.mark.parametrize("leads", [True, False])
 def test_a_process_with_a_session_of_its_own_gives_way_to_other_sessions_too(leads: bool) -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    words = AUTOGROUP.read_text().split() if AUTOGROUP.exists() else []
-    mine = words[-1] if words else "none"
-    done = subprocess.run(
-        [sys.executable, "-c", TOLD], capture_output=True, text=True, check=True, start_new_session=leads
-    )
-    nice, group = done.stdout.split()
-    assert int(nice) == min(19, before + 7)
-    assert group == ("none" if mine == "none" else "7" if leads else mine), "others of a session are left as they are"
+    before, untold = niceness_after("", leads)
+    nice, told = niceness_after("be_nice(7)", leads)
+    assert nice == min(19, before + 7)
+    assert told == ("7" if leads and untold != "none" else untold), "others of a session are left as they are"
 
 
 def test_where_the_session_cannot_be_told_the_process_gives_way_all_the_same(
