@@ -38,6 +38,8 @@ DEAREST = 0.9
 """Quantile of their times: several that follow one another are to end in time, and not only in half of the cases."""
 CHEAPEST = 0.1
 """Share of all inputs by which the cost of a batch is told whose size has not been seen."""
+WITHIN = 0.8
+"""Of the longest wait: the rest is for what forwards do not tell, as an event loop and a machine with much to do."""
 
 
 class QueueFullError(StreamFTError):
@@ -245,7 +247,7 @@ class Batcher(Generic[T]):
                     f"{self._waiting} inputs wait already; at most {self._limit} may.", "Try again in a second."
                 )
             busy = self._waiting or self._running
-            if busy and (about_s := self._wait_s(len(texts))) > self._max_wait_s:
+            if busy and (about_s := self._wait_s(len(texts))) > WITHIN * self._max_wait_s:
                 raise QueueFullError(
                     f"{self._waiting + self._running} inputs come before: an answer would take about {about_s:.1f} s.",
                     "Try again in a second.",
