@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from safetensors.numpy import save
 from tiny import bert, texts
 
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.engines import choose, onnx_engine
+from stream_ft.model.engines.graph import GRAPH
 from stream_ft.model.engines.onnx_engine import OnnxEngine
 from stream_ft.model.export import export
 
@@ -223,3 +226,16 @@ def test_cores_are_those_of_the_container(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     assert choose.cores() == expected
+
+
+@pytest.mark.parametrize("slow", [frozenset(), onnx_engine.SLOW_FUSIONS])
+def test_what_is_slower_in_one_is_left_in_two(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: frozenset[str]
+) -> None:
+    monkeypatch.setattr(onnx_engine, "SLOW_FUSIONS", slow)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnx_engine.initialize(onnx_engine.started(str(graph / GRAPH), options))
+    ran = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node}
+    assert ("SkipLayerNormalization" in ran) == (not slow), "or the name of the fusion is not the right one"

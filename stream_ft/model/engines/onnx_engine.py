@@ -21,7 +21,7 @@ from stream_ft.errors import ArtifactError
 from stream_ft.model.base import BaseFolder, Tokenizer
 from stream_ft.model.engines import nothing
 from stream_ft.model.engines.apart import Apart, with_helpers
-from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, batches, shared
+from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, shared
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
 from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
 from stream_ft.model.engines.int8_graph import Int8Graph
@@ -46,6 +46,11 @@ BATCH_TOKENS = 128
 """Most tokens in one forward: on a CPU a larger batch gains nothing, and padding costs."""
 LEAST_TOKENS = 16
 """What is shared out among lanes is not cut into forwards of fewer: they would cost more than they save."""
+EACH_TOKENS = 13
+"""What a forward costs beside its tokens, in tokens: all weights are read once, for however many."""
+
+SLOW_FUSIONS = frozenset({"SkipLayerNormFusion"})
+"""A sum and a normalization in one: its kernel is several times slower than those of the two."""
 
 
 def started(graph: str, options: Any) -> Any:
@@ -60,7 +65,7 @@ def started(graph: str, options: Any) -> Any:
 
 def initialize(session: Any) -> None:
     """The costly part: the graph is optimized and the weights are laid out."""
-    session.initialize_session(["CPUExecutionProvider"], [{}], set())
+    session.initialize_session(["CPUExecutionProvider"], [{}], set(SLOW_FUSIONS))
 
 
 @dataclass
@@ -256,11 +261,7 @@ class OnnxEngine:
         starts = range(0, len(texts), TOKENIZED_AT_ONCE)
         ids = [row for start in starts for row in self.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]))]
         lengths = [len(row) for row in ids]
-        left = deque(
-            shared(lengths, lanes, tokens=BATCH_TOKENS, least=LEAST_TOKENS)
-            if lanes > 1
-            else batches(lengths, BATCH_TOKENS)
-        )
+        left = deque(shared(lengths, lanes, tokens=BATCH_TOKENS, least=LEAST_TOKENS, each=EACH_TOKENS))
         # Too few for all lanes; and not a trial, which is made beside others.
         spread = session.one is None or (session.spread is not None and len(left) < lanes)
         inner = session.spread if spread else session.one
