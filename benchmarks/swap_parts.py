@@ -43,6 +43,7 @@ MODEL = "bench"
 LABELS = 77
 BETWEEN_S = 0.25
 """From a flip to the next release under load: so that a swap is not charged with what waits since the one before."""
+PATIENCE_S = 120.0
 ASKED_EVERY_S = 0.002
 """After a rollback, until the version from before answers."""
 FAILURES = {"corrupt": "hash", "wrong base": "base", "wrong labels": "labels", "not a number": "finite"}
@@ -66,6 +67,8 @@ def head_of(labels: int) -> Head:
 class Swap:
     """One attempt: from the announcement being read to the flip, or to the step that caught it."""
 
+    epoch: int
+    """Of the release that was wanted."""
     begun: float
     ended: float
     step: str
@@ -115,7 +118,7 @@ class Watched(Follower):
         begun, self.read_at = time.perf_counter() if self.read_at is None else self.read_at, None
         failure = super()._load(wanted, put=timed)
         step = "" if failure is None else failure.step
-        self.swaps.append(Swap(begun=begun, ended=time.perf_counter(), step=step, flip_s=flip_s))
+        self.swaps.append(Swap(epoch=wanted.epoch, begun=begun, ended=time.perf_counter(), step=step, flip_s=flip_s))
         self.swapped.set()
         return failure
 
@@ -133,7 +136,7 @@ class Served:
     batcher: Batcher[Answer]
     follower: Watched
     versions: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Number of the adapter and of the head's labels of each version, by its name."""
+    """Number of the adapter and of the head's labels of each version, by the name that it answers under."""
 
     def complete(self) -> None:
         """Until what the version in force can do without at first is done."""
@@ -265,22 +268,30 @@ class Operator:
         name, head_name = self._maker.submit(_release, step, number, self._labels).result()
         state = parts.follower.state
         before = len(parts.follower.swaps)
-        if isinstance(step, int):
-            parts.versions[f"v{state.epoch + 1}.{state.epoch + 1}.0"] = (number, self._labels)
-        parts.follower.swapped.clear()
         promote(parts.log, MODEL, base=name, head=head_name, parent=state.base, epoch=state.epoch)
-        if not parts.follower.swapped.wait(120):
-            raise TimeoutError(f"nothing came of {step}")
-        found = parts.follower.swaps[before].step
+        found = self._outcome(state.epoch + 1, before)
         if isinstance(step, int):
             if found:
                 raise RuntimeError(f"a good release was refused at {found}")
             self.good += 1
+            parts.versions[parts.follower.state.version] = (number, self._labels)
         else:
             self.caught[step].append(found)
         if state.epoch > 2:
             parts.registry.delete(state.base)
         self.resident_mb.append(self._process.memory_info().rss / 1e6)
+
+    def _outcome(self, epoch: int, before: int) -> str:
+        """Of the first attempt at a release: the step that caught it, or nothing. Others may be tried again."""
+        follower = self.parts.follower
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            follower.swapped.clear()
+            for swap in follower.swaps[before:]:
+                if swap.epoch == epoch:
+                    return swap.step
+            follower.swapped.wait(1.0)
+        raise TimeoutError(f"nothing came of the release of epoch {epoch}")
 
     def close(self) -> None:
         """End the process that makes releases."""
@@ -331,8 +342,11 @@ def rollbacks(operator: Operator, count: int) -> list[float]:
     for number in range(count):
         operator.step(number % len(operator.bases))
         state = parts.follower.state
+        to_epoch, target = state.history[-2]
+        back = next(made for name, made in parts.versions.items() if name.split(".")[1] == str(to_epoch))
+        parts.versions[f"v{state.numbers[target.base]}.{state.epoch + 1}.0"] = back
         message = control.new(
-            control.Rollback, by="operator/bench", now=time.time(), to_epoch=state.history[-2][0], reason="measured"
+            control.Rollback, by="operator/bench", now=time.time(), to_epoch=to_epoch, reason="measured"
         )
         parts.log.append([Outgoing(topic=topic(MODEL, "control"), value=msgspec.json.encode(message))])
         begun = time.perf_counter()

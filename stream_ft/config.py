@@ -37,7 +37,8 @@ class ModelSettings(Section):
     """What runs a forward; ``auto`` takes torch on a GPU, and on a CPU what is faster there, measured once."""
     threads: int = Field(default=0, ge=0)
     """Threads of a forward that is alone, and forwards that run at once; with 1 as many run at once as there are cores.
-    0 takes what was measured to be best beside a busy process."""
+    0 takes what was measured to be best beside a busy process; where torch is asked for or there is no other engine,
+    nothing is measured, and it is one."""
     device: str = "auto"
     """``auto`` takes a GPU if there is one; or a torch device name."""
     quantize: Literal["none", "int8", "int4"] = "none"
@@ -73,7 +74,8 @@ class ServeSettings(Section):
     deadline_s: float = Field(default=10.0, gt=0)
     """A request older than this is answered with 504."""
     max_wait_s: float = Field(default=1.0, gt=0)
-    """A request that would probably wait longer for its answer gets a 429 at once, unless nothing comes before it."""
+    """A request whose answer would probably take more than four fifths of this gets a 429 at once, unless nothing comes
+    before it: so nearly all that are admitted have their answer within it."""
     keep_versions: int = Field(default=4, ge=2, le=32)
     """Sets of tensors kept in memory, for a fast rollback."""
     key_file: str = ""

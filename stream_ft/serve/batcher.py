@@ -156,8 +156,9 @@ class Batcher(Generic[T]):
             another without a flip between them).
         queue: most inputs that wait; a request larger than this is admitted only when nothing waits.
         deadline_s: seconds after which a request is given up.
-        max_wait_s: a request whose answer would probably take longer than this is refused at once, so that latency
-            stays bounded and an overload ends with its cause; one that finds nothing before it is always admitted.
+        max_wait_s: a request whose answer would probably take longer than :data:`WITHIN` of this is refused at once, so
+            that latency stays bounded and an overload ends with its cause; one that finds nothing before it is always
+            admitted.
         on_batch: called with the inputs in each forward.
         on_queue: called with the inputs that wait, whenever that changes.
         on_wait: called with the seconds that a request waited for its batch.

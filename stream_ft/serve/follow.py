@@ -309,7 +309,7 @@ class Follower:
             log.info("%s answers", wanted.name, extra=decision("swap", **wanted.logged(), seconds=round(took, 3)))
         else:
             self._failures += 1
-            self._retry_at = now + pause_s(self._failures)
+            self._retry_at = self._clock.monotonic() + pause_s(self._failures)  # loading may have taken long
             self._metrics.swap_failed(failure.step)
             log.error(
                 "%s cannot be loaded (%s): %s",

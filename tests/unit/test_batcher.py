@@ -275,6 +275,25 @@ def test_sizes_that_were_seen_cost_what_nearly_all_of_them_took() -> None:
     assert after([*small, *[(16, 0.16)] * 3], waiting=29) == pytest.approx(29 * 0.006), "too few to tell"
 
 
+@pytest.mark.parametrize(("bound_s", "refused"), [(7.6, False), (7.4, True)])
+def test_what_would_take_nearly_the_bound_is_refused_too(make: Any, bound_s: float, refused: bool) -> None:
+    seconds = iter([0.0] * 3 + [3.0] * 100)  # by this clock the forward takes 3 s
+    batcher, gate = make(max_wait_s=bound_s, monotonic=lambda: next(seconds), deadline_s=60.0)
+
+    async def scene() -> bool:
+        assert await batcher.submit(["slow"]) == ["SLOW"]
+        asked = [await busy(batcher, gate)]
+        asked += [asyncio.create_task(batcher.submit([text])) for text in ("second", "third")]
+        await asyncio.sleep(0)
+        late = asyncio.create_task(batcher.submit(["late"]))  # about 6 s: the bound is for what is not foreseen, too
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*asked)
+        return isinstance((await asyncio.gather(late, return_exceptions=True))[0], QueueFullError)
+
+    assert asyncio.run(scene()) is refused
+
+
 def test_under_a_lasting_overload_an_answer_takes_no_longer_than_the_bound() -> None:
     clock = [0.0]
     entered, release = threading.Semaphore(0), threading.Semaphore(0)

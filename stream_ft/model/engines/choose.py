@@ -40,6 +40,8 @@ EXPORT_S, MEASURE_S = 900, 300
 CGROUP = Path("/sys/fs/cgroup")
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 MOST_CORES, MOST_LANES = 4_096, 8
+MEASURED = 5
+"""Grows when an engine encodes in another way, or is measured in another: older choices say nothing then."""
 
 
 class Trial(Struct, frozen=True, kw_only=True):
@@ -158,7 +160,7 @@ def _places(base: BaseFolder, cache: Path) -> tuple[Path, Path]:
 
 
 def _measured(base: BaseFolder, cache: Path, kind: Kind, threads: int) -> Path:
-    return cache / "measured" / f"4-{cache_key(base)}-{_machine()}-{kind}-{threads}.json"
+    return cache / "measured" / f"{MEASURED}-{cache_key(base)}-{_machine()}-{kind}-{threads}.json"
 
 
 def graph_folder(base: BaseFolder, cache: Path) -> Path:

@@ -235,7 +235,9 @@ class OnnxEngine:
             KeyError: the base was not prepared, or was dropped.
         """
         with self._alone():
+            left = [self._active]
             self._active = (name, self._sessions[name])
+        self._let_go(left)
 
     def hold(self, names: Collection[str]) -> None:
         """Keep the sessions of these bases; of the others, as many of the newest as there is room for."""
@@ -244,7 +246,7 @@ class OnnxEngine:
 
     def drop(self, name: str) -> None:
         """Forget a prepared session; the active one stays in force until another is activated."""
-        self._sessions.pop(name, None)
+        self._let_go([self._sessions.pop(name, None)])
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]`` under the active session, fp16: as the served head reads them."""
@@ -254,7 +256,18 @@ class OnnxEngine:
     def _make_room(self, most: int) -> None:
         for other in list(self._sessions):
             if len(self._sessions) > most and other not in self._held and other != self._active[0]:
-                self._sessions.pop(other, None)
+                self._let_go([self._sessions.pop(other, None)])
+
+    def _let_go(self, held: list[Any]) -> None:
+        """Forget what the list holds, beside forwards: to end a session frees all its weights and ends its threads.
+
+        Args:
+            held: has the only references of the caller.
+        """
+        try:
+            self._builder.submit(held.clear)
+        except RuntimeError:  # the process is ending
+            held.clear()
 
     def _encoded(self, session: Session, texts: Sequence[str], lanes: int = 1) -> npt.NDArray[np.float16]:
         result = np.zeros((len(texts), self.dim), np.float16)
