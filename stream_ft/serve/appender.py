@@ -22,12 +22,14 @@ LINGER_S = 0.02
 """Predictions that nobody waits for may wait this long for company."""
 MOST = 2_000
 """Predictions in one commit."""
+MOST_BYTES = 16 * 2**20
+"""Of feedback and labels that wait while a log that is slow takes others; whoever comes then is told at once."""
 RETRY_S = 0.5
 """After a failed commit, predictions are tried again after this long."""
 
 
 class _Group:
-    __slots__ = ("future", "loop", "messages")
+    __slots__ = ("future", "loop", "messages", "size")
 
     def __init__(
         self, messages: Sequence[Outgoing], loop: asyncio.AbstractEventLoop, future: asyncio.Future[list[int]]
@@ -35,6 +37,7 @@ class _Group:
         self.messages = messages
         self.loop = loop
         self.future = future
+        self.size = sum(len(message.value) for message in messages)
 
     def settle(self, result: list[int] | Exception) -> None:
         def action() -> None:
@@ -77,6 +80,7 @@ class Appender:
         self._groups: deque[_Group] = deque()
         self._closed = False
         self._taken = 0
+        self._bytes = 0
         self._failing = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="appender", daemon=True)
@@ -106,14 +110,20 @@ class Appender:
         """Append durably and return the offsets.
 
         Raises:
-            StoreFullError: nothing was appended.
+            StoreFullError: nothing was appended; also where too much waits already.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[int]] = loop.create_future()
+        group = _Group(messages, loop, future)
         with self._wake:
             if self._closed:
                 raise StoreFullError("This server is shutting down.", "Send it again in a few seconds.")
-            self._groups.append(_Group(messages, loop, future))
+            if self._bytes and self._bytes + group.size > MOST_BYTES:
+                raise StoreFullError(
+                    f"{self._bytes / 1e6:.0f} MB wait for the log already.", "Send it again in a few seconds."
+                )
+            self._bytes += group.size
+            self._groups.append(group)
             self._wake.notify()
         return await future
 
@@ -127,6 +137,7 @@ class Appender:
                 passing = [self._passing.popleft() for _ in range(min(MOST, len(self._passing)))]
                 groups = list(self._groups)
                 self._groups.clear()
+                self._bytes = 0
                 self._taken = len(passing)
                 closing = self._closed
             if not passing and not groups:

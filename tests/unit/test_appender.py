@@ -170,6 +170,31 @@ def test_the_capacity_counts_what_a_commit_under_way_holds(log: SlowLog) -> None
     assert values(log, "predictions") == [f"{i}" for i in range(5)]
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_slow_log_does_not_gather_what_it_cannot_take(
+    log: SlowLog, appender: Appender, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setattr("stream_ft.serve.appender.MOST_BYTES", 100)
+    log.open.clear()
+
+    async def scene() -> None:
+        first = asyncio.create_task(appender.append([message("x" * 70)]))
+        assert await asyncio.to_thread(log.entered.wait, WAIT_S)
+        second = asyncio.create_task(appender.append([message("y" * 70)]))
+        third = asyncio.create_task(appender.append([message("v" * 30)]))
+        await asyncio.sleep(0)
+        with pytest.raises(StoreFullError, match="wait for the log already"):
+            await appender.append([message("z")])
+        log.broken = broken
+        log.open.set()
+        told = await asyncio.gather(first, second, third, return_exceptions=True)
+        assert all(isinstance(each, StoreFullError) for each in told) == broken
+        log.broken = False
+        assert len(await appender.append([message("w" * 300)])) == 1, "one that is alone is taken, however large"
+
+    asyncio.run(scene())
+
+
 class NarrowLog(SlowLog):
     """Takes values of at most five bytes, as a broker takes messages of some size."""
 
