@@ -176,6 +176,7 @@ class FakeEngine:
 
     def __init__(self, dim: int = 16, *, refuse: Mapping[str, str] | None = None) -> None:
         self._dim = dim
+        self.tolerance = 0.02
         self._salts: dict[str, bytes] = {}
         self._active: str | None = None
         self._salt = b""

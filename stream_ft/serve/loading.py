@@ -82,6 +82,7 @@ class Loader:
             own = read_head(self._artifacts.get_head(wanted.start_head))
             name, head = newest() or (wanted.name, own)
             anew = wanted.base not in self._prepared or not self._engine.prepared(wanted.base)
+            files: dict[str, bytes] = {}
             if anew:
                 files = self._artifacts.get(wanted.base)
                 if set(files) != {MARKER}:  # the pretrained model as it is has nothing to list
@@ -93,7 +94,7 @@ class Loader:
             if anew:
                 between()
             version = Version(name=name, epoch=wanted.epoch, base=wanted.base, start_head=wanted.start_head, head=head)
-            self._slots.check(version, anew=anew)
+            self._slots.check(version, anew=anew, files=files)
             failpoints.hit("serve.before_flip")
             step = "flip"
             self._batcher.between(partial(put, version)).result()

@@ -11,6 +11,7 @@ and a flip replaces one reference. So a forward sees one version from beginning 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,16 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ft.errors import ArtifactError, StreamFTError
+from stream_ft.model import golden
 from stream_ft.model.engines import Engine
-
-GOLDEN = (
-    "hello",
-    "Where is my order? It should have been here on Monday.",
-    "我想退货,请问怎么操作?",
-    "0 1 2 3 4 5 6 7 8 9 !?#",
-)
-"""Texts on which a version must give finite embeddings and labels of its own before it answers anybody."""
-
 
 Slot = Literal["champion", "challenger"]
 
@@ -152,12 +145,13 @@ class Slots:
             for (label, score), row in zip(answers, little, strict=True)
         ]
 
-    def check(self, version: Version, *, anew: bool = False) -> None:
+    def check(self, version: Version, *, anew: bool = False, files: Mapping[str, bytes] | None = None) -> None:
         """Warm ``version`` and check its golden answers; on any thread, whoever answers is not touched.
 
         Args:
             version: its base is prepared.
             anew: its base has just been prepared: what it said before, if it was prepared before, says nothing of that.
+            files: of its base, if it was prepared anew.
 
         Raises:
             ArtifactError: a check failed.
@@ -167,9 +161,10 @@ class Slots:
         if anew:
             self._golden.pop(version.base, None)
         if version.base not in self._golden:
-            self._golden[version.base] = self._engine.trial(version.base, list(GOLDEN))
+            self._golden[version.base] = self._engine.trial(version.base, list(golden.TEXTS))
         try:
             check_golden(version.head, self._golden[version.base], self._engine.dim)
+            golden.check(files or {}, self._golden[version.base], self._engine.tolerance)
         except ArtifactError:
             self._golden.pop(version.base, None)
             raise
@@ -233,7 +228,7 @@ def check_golden(head: ServedHead, embeddings: NDArray[np.float16], dim: int) ->
     Raises:
         ArtifactError: step ``golden``, ``dtypes``, ``finite``, ``shapes`` or ``labels``.
     """
-    if embeddings.shape != (len(GOLDEN), dim):
+    if embeddings.shape != (len(golden.TEXTS), dim):
         raise ArtifactError(
             "golden", f"The encoder gives embeddings of shape {embeddings.shape}; {dim} wide are expected."
         )
@@ -246,7 +241,7 @@ def check_golden(head: ServedHead, embeddings: NDArray[np.float16], dim: int) ->
     if len(set(head.labels)) != len(head.labels) or any(not label for label in head.labels):
         raise ArtifactError("labels", "The head's labels are not distinct and non-empty.")
     logits = head.logits(embeddings)
-    if logits.shape != (len(GOLDEN), len(head.labels)):
+    if logits.shape != (len(golden.TEXTS), len(head.labels)):
         raise ArtifactError("shapes", f"The head gives logits of shape {logits.shape} for {len(head.labels)} labels.")
     if not np.isfinite(logits).all():
         raise ArtifactError("finite", "The head gives logits that are not finite.")

@@ -22,6 +22,7 @@ from stream_ft.learn.adapt.trainer import TrainingAborted
 from stream_ft.learn.fast.tier import FastTier, taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import run
+from stream_ft.model import golden
 from stream_ft.model.base import base_files
 from stream_ft.model.engines.torch_engine import TorchEngine
 from stream_ft.model.heads import Head
@@ -164,7 +165,7 @@ def test_the_folder_holds_what_the_method_learned_and_no_manifest(round_of, base
         if kind == "lora"
         else {"config.json", "tensors.safetensors"}
     )
-    assert names == learned | {TRAINING_STATE}
+    assert names == learned | {TRAINING_STATE, golden.FILE}
     if kind == "lora":
         targets = json.loads((folder / "candidate/adapter_config.json").read_bytes())["target_modules"]
         assert targets == sorted(targets)
@@ -214,6 +215,17 @@ def test_a_method_can_follow_another(base, tmp_path):
             changed = set(load_file(folder / "candidate/tensors.safetensors"))
             assert "encoder.layer.0.output.dense.weight" in changed, "the champion's merged adapter is part of it"
         champion = folder / "candidate"
+
+
+def test_a_base_is_served_only_where_it_gives_what_its_round_had(round_of, base):
+    _, folder, _ = round_of
+    files = read_folder(str(folder / "candidate"))
+    engine = TorchEngine(base, max_tokens=32, threads=1, device="cpu")
+    engine.prepare("made", files)
+    golden.check(files, engine.trial("made", list(golden.TEXTS)), engine.tolerance)
+    engine.prepare("pretrained", base_files(base))
+    with pytest.raises(ArtifactError, match="off by"):
+        golden.check(files, engine.trial("pretrained", list(golden.TEXTS)), engine.tolerance)
 
 
 def test_a_seed_fixes_every_byte(base, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from serving_parts import DIM, base, head
 
 from stream_ft.errors import ArtifactError
+from stream_ft.model import golden
 from stream_ft.model.heads import Head
-from stream_ft.serve.slots import GOLDEN, NotReadyError, Slots, Version, check_golden
+from stream_ft.serve.slots import NotReadyError, Slots, Version, check_golden
 from stream_ft.testing import FakeEngine
 
 
@@ -213,7 +214,7 @@ class Lying:
     def __init__(self, **wrong: Any) -> None:
         self.labels = wrong.get("labels", ("a", "b"))
         self.dim = wrong.get("dim", DIM)
-        self._logits = wrong.get("logits", np.zeros((len(GOLDEN), 2), np.float32))
+        self._logits = wrong.get("logits", np.zeros((len(golden.TEXTS), 2), np.float32))
         self._answer = wrong.get("answer", "a")
 
     def logits(self, embeddings: Any) -> Any:
@@ -229,13 +230,13 @@ class Lying:
         ({"dim": DIM + 1}, "shapes"),
         ({"labels": ("a", "a")}, "labels"),
         ({"labels": ("a", "")}, "labels"),
-        ({"logits": np.full((len(GOLDEN), 2), np.nan)}, "finite"),
-        ({"logits": np.zeros((len(GOLDEN), 3))}, "shapes"),
+        ({"logits": np.full((len(golden.TEXTS), 2), np.nan)}, "finite"),
+        ({"logits": np.zeros((len(golden.TEXTS), 3))}, "shapes"),
         ({"answer": "c"}, "labels"),
     ],
 )
 def test_golden_texts_find_a_head_that_is_wrong(wrong: dict[str, Any], step: str) -> None:
-    embeddings = np.ones((len(GOLDEN), DIM), np.float16)
+    embeddings = np.ones((len(golden.TEXTS), DIM), np.float16)
     check_golden(Lying(), embeddings, DIM)
     with pytest.raises(ArtifactError) as caught:
         check_golden(Lying(**wrong), embeddings, DIM)
@@ -245,13 +246,60 @@ def test_golden_texts_find_a_head_that_is_wrong(wrong: dict[str, Any], step: str
 @pytest.mark.parametrize(
     ("embeddings", "step"),
     [
-        (np.full((len(GOLDEN), DIM), np.inf, np.float16), "finite"),
-        (np.ones((len(GOLDEN), DIM - 1), np.float16), "golden"),
+        (np.full((len(golden.TEXTS), DIM), np.inf, np.float16), "finite"),
+        (np.ones((len(golden.TEXTS), DIM - 1), np.float16), "golden"),
         (np.ones((1, DIM), np.float16), "golden"),
-        (np.ones((len(GOLDEN), DIM), np.float32), "dtypes"),
+        (np.ones((len(golden.TEXTS), DIM), np.float32), "dtypes"),
     ],
 )
 def test_golden_texts_find_an_encoder_that_is_wrong(embeddings: Any, step: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         check_golden(Lying(), embeddings, DIM)
     assert caught.value.step == step
+
+
+def test_a_base_that_says_what_its_round_had_must_give_that(engine: FakeEngine) -> None:
+    slots = Slots(engine)
+    right = golden.golden_file(engine.trial("one", list(golden.TEXTS)), golden.EXACT)
+    wrong = golden.golden_file(engine.trial("two", list(golden.TEXTS)), golden.EXACT)
+    new = version("v0", "one", "yes", "no")
+    with pytest.raises(ArtifactError, match="off by") as refused:
+        slots.check(new, anew=True, files=wrong)
+    assert refused.value.step == "golden"
+    with pytest.raises(RuntimeError, match="was not checked"):
+        slots.flip(new)
+    slots.check(new, anew=True, files=right)
+    slots.flip(new)
+    assert slots.current is new
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (b"", "cannot be read"),
+        (golden.golden_file(np.ones((4, DIM), np.float16), 0.1)[golden.FILE][:-8], "cannot be read"),
+        (golden.golden_file(np.ones((3, DIM), np.float16), 0.1)[golden.FILE], "golden texts"),
+        (golden.golden_file(np.full((4, DIM), np.nan, np.float16), 0.1)[golden.FILE], "off by nan"),
+    ],
+)
+def test_what_a_base_says_of_the_golden_texts_must_make_sense(file: bytes, said: str) -> None:
+    with pytest.raises(ArtifactError, match=said) as refused:
+        golden.check({golden.FILE: file}, np.ones((4, DIM), np.float16), golden.EXACT)
+    assert refused.value.step == "golden"
+
+
+def test_the_coarser_of_two_engines_says_how_far_they_may_differ() -> None:
+    found = np.ones((4, DIM), np.float16)
+    for made_by, checked_by, off, refused in (
+        (golden.EXACT, golden.EXACT, 0.05, True),
+        (golden.ROUNDED, golden.EXACT, 0.05, False),
+        (golden.EXACT, golden.ROUNDED, 0.05, False),
+        (golden.EXACT, golden.ROUNDED, 0.3, True),
+    ):
+        file = golden.golden_file((found - np.float16(off)).astype(np.float16), made_by)
+        if refused:
+            with pytest.raises(ArtifactError, match="off by"):
+                golden.check(file, found, checked_by)
+        else:
+            golden.check(file, found, checked_by)
+    golden.check({}, found, golden.EXACT)

@@ -22,7 +22,7 @@ from stream_ft.learn.fast.tier import taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import failed, read_head
 from stream_ft.memory import give_back
-from stream_ft.model import mixture
+from stream_ft.model import golden, mixture
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model, resolve
 from stream_ft.model.engines import Engine
 from stream_ft.model.engines.batching import batches
@@ -60,6 +60,7 @@ def adapt_round(folder: Path, job: Job, train_on: list[Example], evaluate: list[
     trained = _trained(folder / "candidate", task, job, base, train_on, deadline)
     _make_room()
     served = _engine(task, job, base, folder / "candidate")
+    _write(folder / "candidate", golden.golden_file(served.encode(list(golden.TEXTS)), served.tolerance))
     everything = [*train_on, *evaluate]
     embeddings = _encoded(served, everything)
     save_file(
@@ -110,6 +111,10 @@ def read_folder(path: str) -> dict[str, bytes]:
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     path.mkdir()
+    _write(path, files)
+
+
+def _write(path: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         (path / name).write_bytes(data)
 

@@ -21,6 +21,11 @@ class Engine(Protocol):
         """Width of an embedding."""
         ...
 
+    @property
+    def tolerance(self) -> float:
+        """How far embeddings may be off from those of the model in floating point, relative to their largest value."""
+        ...
+
     def prepared(self, name: str) -> bool:
         """Whether a base is prepared: an engine may have made room for another since."""
         ...

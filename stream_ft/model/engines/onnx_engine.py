@@ -25,6 +25,7 @@ from stream_ft.model.engines.batching import TOKENIZED_AT_ONCE, shared
 from stream_ft.model.engines.graph import GRAPH, Weights, golden, read_map
 from stream_ft.model.engines.int8_graph import TOLERANCE as INT8_TOLERANCE
 from stream_ft.model.engines.int8_graph import Int8Graph
+from stream_ft.model.golden import EXACT, ROUNDED
 from stream_ft.model.plain_tokenizer import PlainTokenizer
 from stream_ft.model.tensors import effective
 from stream_ft.priority import give_way
@@ -142,6 +143,7 @@ class OnnxEngine:
     ) -> None:
         self._int8 = int8
         self._tolerance = TOLERANCE if int8 is None else INT8_TOLERANCE
+        self.tolerance = EXACT if int8 is None else ROUNDED
         self._graph = str(folder / GRAPH if int8 is None else int8.path)
         self._map = read_map(folder)
         if self._map.base_sha256 != base.sha256:

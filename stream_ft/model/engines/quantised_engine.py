@@ -25,6 +25,7 @@ from stream_ft.model.engines import nothing
 from stream_ft.model.engines.one_thread import OneThread, in_passing
 from stream_ft.model.engines.pooling import embedded, states_of
 from stream_ft.model.engines.torch_engine import live_tensors, pick_device
+from stream_ft.model.golden import COARSE, ROUNDED
 from stream_ft.model.tensors import low_rank
 
 Bits = Literal["int8", "int4"]
@@ -64,6 +65,7 @@ class QuantisedEngine:
         torch.set_num_threads(threads)
         self.threads = threads
         self.bits = bits
+        self.tolerance = ROUNDED if bits == "int8" else COARSE
         self.device = pick_device(device)
         self.tokenizer = Tokenizer(base.path, max_tokens)
         self._base = base

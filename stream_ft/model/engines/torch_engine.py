@@ -16,6 +16,7 @@ from stream_ft.model.base import Architecture, BaseFolder, Tokenizer, load_model
 from stream_ft.model.engines import nothing
 from stream_ft.model.engines.one_thread import OneThread, in_passing
 from stream_ft.model.engines.pooling import embedded, states_of
+from stream_ft.model.golden import EXACT
 from stream_ft.model.tensors import effective
 
 COMPILED_ROWS = (1, 2)
@@ -69,6 +70,7 @@ class TorchEngine:
     ) -> None:
         torch.set_num_threads(threads)
         self.threads = threads
+        self.tolerance = EXACT
         self.device = pick_device(device)
         self.tokenizer = Tokenizer(base.path, max_tokens)
         self._base = base
