@@ -24,7 +24,7 @@ TEXTS = (
 FILE = "golden.safetensors"
 """In the folder of a base; bases that others made have none."""
 EXACT, ROUNDED, COARSE = 0.02, 0.2, 0.5
-"""How far embeddings may be off, relative to their largest value: in floating point, with 8-bit and with 4-bit weights."""
+"""How far embeddings may be off, relative to their largest value: in floating point, with 8-bit, and 4-bit weights."""
 
 
 def golden_file(embeddings: NDArray[np.float16], tolerance: float) -> dict[str, bytes]:
