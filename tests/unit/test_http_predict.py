@@ -121,6 +121,12 @@ def test_fault_08_bad_bodies_get_one_sentence(ready: Serving, content: bytes, st
     assert ready.engine.encoded == 4  # the golden texts
 
 
+def test_no_answer_is_kept_for_the_next_time(ready: Serving) -> None:
+    for asked in range(1, 4):
+        assert ready.post("/predict", {"inputs": "the same"}).status_code == 200
+        assert ready.engine.encoded == 4 + asked, "beside the golden texts"
+
+
 def test_the_longest_text_is_answered(ready: Serving) -> None:
     assert ready.post("/predict", {"inputs": "字" * MAX_TEXT}).status_code == 200
 
