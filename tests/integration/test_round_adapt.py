@@ -218,14 +218,19 @@ def test_a_method_can_follow_another(base, tmp_path):
 
 
 def test_a_base_is_served_only_where_it_gives_what_its_round_had(round_of, base):
-    _, folder, _ = round_of
+    kind, folder, _ = round_of
     files = read_folder(str(folder / "candidate"))
     engine = TorchEngine(base, max_tokens=32, threads=1, device="cpu")
     engine.prepare("made", files)
     golden.check(files, engine.trial("made", list(golden.TEXTS)), engine.tolerance)
-    engine.prepare("pretrained", base_files(base))
+    if kind == "lora":  # merged by another rule
+        config = json.loads(files["adapter_config.json"])
+        wrong = files | {"adapter_config.json": json.dumps(config | {"lora_alpha": 50 * config["lora_alpha"]}).encode()}
+    else:
+        wrong = base_files(base)
+    engine.prepare("wrong", wrong)
     with pytest.raises(ArtifactError, match="off by"):
-        golden.check(files, engine.trial("pretrained", list(golden.TEXTS)), engine.tolerance)
+        golden.check(files, engine.trial("wrong", list(golden.TEXTS)), engine.tolerance)
 
 
 def test_a_seed_fixes_every_byte(base, tmp_path):
