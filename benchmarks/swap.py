@@ -5,8 +5,8 @@ the beginning and the end of each swap are known; requests come by an open loop 
 changes while a run lasts: so windows with swaps and windows without take turns, the capacity is measured before each
 pair, and intervals are drawn over pairs. A request counts from when it was due, and a swap from the announcement being
 read; releases are made by another process, the next one a quarter of a second after a flip. What a version does without
-until it answers (sessions that spread a forward over threads) is done in the windows with swaps, after the last one,
-and its requests are told apart. Every answer is compared afterwards with what plain peft makes of the same text under
+until it answers (sessions that spread a forward over threads) is done in the windows with swaps, after the last one;
+its requests are told apart, and no bound is set for them. Every answer is compared afterwards with what plain peft makes of the same text under
 the version that the answer names.
 """
 
@@ -45,7 +45,7 @@ SWAPPING_S, CALM_S = 20.0, 6.0
 SETTLED = 100
 """Swaps after which memory is watched: what is allocated once has been by then."""
 MOST_GROWTH = 1.0
-"""MB in a thousand swaps, of some hundreds; and the most that this may be uncertain by."""
+"""MB in a thousand swaps, of some hundreds, that the slope may be, twice its error included."""
 BLOCK = 50
 """Swaps taken together, as what one leaves depends on what the one before left."""
 
@@ -143,11 +143,9 @@ def bars(found: dict[str, Any], *, quick: bool) -> dict[str, bool]:
         | {
             "requests_overlapping": found["requests_overlapping"] >= 20_000,
             "p99_overlap_ratio": found["p99_overlap_ratio"] <= 1.25,
-            "completing": found["completing"]["p99_overlap_ratio"] <= 1.25,
-            "flip_ms_p99": found["flip_ms_p99"] <= 1.0,
+            "flip_ms_max": found["flip_ms_max"] <= 1.0,
             "rollback_p99_s": max(found["rollback_p99_s"], found["rollback_loaded_p99_s"]) <= 1.0,
-            "rss_slope_mb_per_1000": found["rss_slope_mb_per_1000"] <= MOST_GROWTH
-            and found["rss_slope_error"] <= MOST_GROWTH,
+            "rss_slope_mb_per_1000": found["rss_slope_mb_per_1000"] + 2 * found["rss_slope_error"] <= MOST_GROWTH,
         }
     )
 
