@@ -6,8 +6,8 @@ changes while a run lasts: so windows with swaps and windows without take turns,
 pair, and intervals are drawn over pairs. A request counts from when it was due, and a swap from the announcement being
 read; releases are made by another process, the next one a quarter of a second after a flip. What a version does without
 until it answers (sessions that spread a forward over threads) is done in the windows with swaps, after the last one;
-its requests are told apart, and no bound is set for them. Every answer is compared afterwards with what plain peft makes of the same text under
-the version that the answer names.
+its requests are told apart, and no bound is set for them. Every answer is compared afterwards with what plain peft
+makes of the same text under the version that the answer names.
 """
 
 from __future__ import annotations
