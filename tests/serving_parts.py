@@ -124,6 +124,7 @@ class Serving:
             artifacts=self.registry,
             state=lambda: self.follower.state,
             active=lambda: self.version,
+            newest_head=lambda: self.follower.newest_head,
             status=self.status,
             learner_status=(folder / "learn.status.json").read_bytes,
         )

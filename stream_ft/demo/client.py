@@ -58,6 +58,8 @@ class Client:
         latencies: seconds of each prediction that was answered.
         first_seen: when each version first answered, seconds since the epoch.
         acknowledged: every event that was, in order.
+        heads: of the fast tier, as :meth:`versions` came to see them: ``version`` and ``offsets`` of each.
+        covered: by kind of topic, the offset before which all is covered by what answered when that was last asked.
     """
 
     def __init__(self, url: str, *, token: str = "", transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -76,6 +78,8 @@ class Client:
         self.latencies: list[float] = []
         self.first_seen: dict[str, float] = {}
         self.acknowledged: list[Acknowledged] = []
+        self.heads: dict[str, dict[str, Any]] = {}
+        self.covered: dict[str, int] = {}
 
     @property
     def last_error(self) -> str:
@@ -111,7 +115,15 @@ class Client:
     async def versions(self) -> list[dict[str, Any]]:
         """Releases, oldest first; empty if the server did not say."""
         body = await self._counted("GET", "/versions?limit=500", None)
-        return [] if body is None else list(body["versions"])
+        if body is None:
+            return []
+        rows = list(body["versions"])
+        head = body.get("head")
+        if head is not None:
+            self.heads[head["version"]] = head
+        answering = head or next((row for row in reversed(rows) if row.get("active")), {})
+        self.covered = _by_kind(answering.get("offsets") or {})
+        return rows
 
     async def status(self) -> dict[str, Any]:
         """State of server and learner; empty if the server did not say."""
@@ -149,7 +161,8 @@ def feedback_to_live(
     Args:
         acknowledged: what was published.
         first_seen: when each version first answered.
-        versions: as ``/versions`` tells them: ``offsets`` of a topic is the offset before which all is covered.
+        versions: releases and heads as ``/versions`` tells them: ``offsets`` of a topic is the offset before which all
+            is covered.
     """
     shown = [row for row in versions if row["version"] in first_seen]
     live = sorted(

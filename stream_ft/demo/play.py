@@ -118,7 +118,9 @@ class Play:
             sent_at=self.traffic.sent_at[: len(sent)],
             happenings=self.happenings,
             final=(final, guesses.frozen, guesses.softmax),
-            waits=feedback_to_live(self.client.acknowledged, self.client.first_seen, self._versions),
+            waits=feedback_to_live(
+                self.client.acknowledged, self.client.first_seen, [*self._versions, *self.client.heads.values()]
+            ),
             latencies=self.client.latencies,
             dropped=self.client.dropped,
             sent=self.client.sent,

@@ -20,7 +20,7 @@ from stream_ft.release.fold import State
 from stream_ft.release.heads import released
 from stream_ft.release.manifest import NAME, check
 from stream_ft.serve.body import RefusedError
-from stream_ft.serve.replies import StatusReply, VersionReply, VersionsReply, reply
+from stream_ft.serve.replies import HeadReply, StatusReply, VersionReply, VersionsReply, reply
 
 DEFAULT_LIMIT = 100
 """Versions listed unless the request says ``?limit=``."""
@@ -83,6 +83,7 @@ class Catalogue:
         artifacts: where the dossiers and manifests are.
         state: the control log as this replica has folded it.
         active: name of the version that answers; ``""`` for none.
+        newest_head: name and dossier of the newest head of the fast tier; an empty name for none.
         status: this process' own words for ``/status``.
         learner_status: what the learner says of itself, as JSON; called off the event loop. ``OSError`` if it cannot
             be had.
@@ -95,6 +96,7 @@ class Catalogue:
         artifacts: Artifacts,
         state: Callable[[], State],
         active: Callable[[], str],
+        newest_head: Callable[[], tuple[str, dossier.Dossier]],
         status: Callable[[], dict[str, Any]],
         learner_status: Callable[[], bytes],
     ) -> None:
@@ -102,6 +104,7 @@ class Catalogue:
         self._artifacts = artifacts
         self._state = state
         self._active = active
+        self._newest_head = newest_head
         self._status = status
         self._learner_status = learner_status
         self._dossiers: dict[str, dict[str, Any]] = {}
@@ -123,7 +126,12 @@ class Catalogue:
         state = self._state()
         rows = releases(state, int(text))
         described = await asyncio.to_thread(lambda: [self._describe(row, state) for row in rows])
-        return reply(VersionsReply(model=self._model, active=self._active(), wanted=state.version, versions=described))
+        active = self._active()
+        return reply(
+            VersionsReply(
+                model=self._model, active=active, wanted=state.version, versions=described, head=self._head(active)
+            )
+        )
 
     async def version(self, request: Request) -> Response:
         """One release by its name, with the manifest of its base."""
@@ -137,6 +145,18 @@ class Catalogue:
         """This process' state, and what the learner last wrote of its own."""
         learner = await asyncio.to_thread(self._read_learner)
         return reply(StatusReply(model=self._model, serve=self._status(), learn=learner))
+
+    def _head(self, active: str) -> HeadReply | UnsetType:
+        name, told = self._newest_head()
+        if not name or name != active:
+            return UNSET
+        return HeadReply(
+            version=name,
+            examples_upto=told.examples_upto,
+            offsets=told.offsets,
+            train_examples=told.train_examples,
+            created=told.created,
+        )
 
     def _describe(self, row: Listed, state: State) -> VersionReply:
         return VersionReply(

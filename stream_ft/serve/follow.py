@@ -23,6 +23,7 @@ from stream_ft.model.engines import Engine
 from stream_ft.ports import Brokered, Clock, EventLog, Outgoing
 from stream_ft.priority import Pace
 from stream_ft.release import state_file
+from stream_ft.release.dossier import Dossier
 from stream_ft.release.fold import INITIAL, Entry, State, fold
 from stream_ft.release.heads import released
 from stream_ft.serve.ack import Ack
@@ -122,6 +123,11 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
 
     # --- what others ask ---------------------------------------------------------------------------------------
+
+    @property
+    def newest_head(self) -> tuple[str, Dossier]:
+        """Name of the newest head of the fast tier, and what it says of itself; an empty name if there was none."""
+        return self._fresh.newest
 
     @property
     def state(self) -> State:

@@ -17,6 +17,8 @@ from stream_ft.logs import decision
 from stream_ft.metrics import ServeMetrics
 from stream_ft.model.mixture import read_head
 from stream_ft.ports import EventLog
+from stream_ft.release import dossier
+from stream_ft.release.dossier import Dossier
 from stream_ft.release.fold import State
 from stream_ft.release.heads import HeadRecord, Heads, seq_of, version
 from stream_ft.serve.batcher import Batcher
@@ -59,6 +61,8 @@ class Fresh:
         self._heads = Heads()
         self._next = -1
         self._bad: tuple[int, int] = (-1, -1)
+        self.newest: tuple[str, Dossier] = ("", Dossier())
+        """Name of the newest head that came into force, and what it says of itself."""
 
     def of(self, wanted: Listed, state: State) -> tuple[str, ServedHead] | None:
         """Name and head that a release begins to answer with; ``None``: its own."""
@@ -66,8 +70,11 @@ class Fresh:
             return None
         self._read()
         record = self._wanted(state)
-        head = None if record is None else self._verified(record)
-        return None if record is None or head is None else (version(state, record.seq), head)
+        verified = None if record is None else self._verified(record)
+        if record is None or verified is None:
+            return None
+        self.newest = (version(state, record.seq), verified[1])
+        return self.newest[0], verified[0]
 
     def pursue(self, state: State) -> None:
         """Flip to the newest head of the release that answers, if there is a newer one."""
@@ -76,10 +83,10 @@ class Fresh:
         if current is None or current.epoch != state.epoch or current.base != state.base:
             return
         record = self._wanted(state, above=seq_of(current.name))
-        head = None if record is None else self._verified(record)
-        if record is None or head is None:
+        verified = None if record is None else self._verified(record)
+        if record is None or verified is None:
             return
-        fresh = replace(current, name=version(state, record.seq), head=head)
+        fresh = replace(current, name=version(state, record.seq), head=verified[0])
         try:
             self._slots.check(fresh)
         except ArtifactError as error:
@@ -87,16 +94,18 @@ class Fresh:
             return
         with suppress(CancelledError):  # the process is ending
             self._batcher.between(partial(self._slots.flip, fresh)).result()
+            self.newest = (fresh.name, verified[1])
 
-    def _verified(self, record: HeadRecord) -> ServedHead | None:
+    def _verified(self, record: HeadRecord) -> tuple[ServedHead, Dossier] | None:
         try:
             head = read_head(record.check())
+            told = dossier.read(record.data)
             if head.dim != self._dim:
                 raise ArtifactError("shapes", f"It reads embeddings {head.dim} wide; the encoder gives {self._dim}.")
         except ArtifactError as error:
             self._refuse(record, error)
             return None
-        return head
+        return head, told
 
     def _refuse(self, record: HeadRecord, error: ArtifactError) -> None:
         self._bad = (record.epoch, record.seq)

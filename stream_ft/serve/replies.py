@@ -89,6 +89,16 @@ class VersionReply(Struct, frozen=True, kw_only=True):
     ) = UNSET
 
 
+class HeadReply(Struct, frozen=True, kw_only=True):
+    """A head of the fast tier."""
+
+    version: Annotated[str, Meta(description="The name that it serves under.")]
+    examples_upto: Annotated[int, Meta(description="It has learned from every example up to this one.")]
+    offsets: Annotated[dict[str, int], Meta(description="By topic, the position before which all is covered.")]
+    train_examples: int
+    created: Annotated[float, Meta(description="Seconds since the epoch.")]
+
+
 class VersionsReply(Struct, frozen=True, kw_only=True):
     """The newest releases, oldest first."""
 
@@ -96,6 +106,9 @@ class VersionsReply(Struct, frozen=True, kw_only=True):
     active: Annotated[str, Meta(description="The version that answers; empty for none.")]
     wanted: Annotated[str, Meta(description="The version that should.")]
     versions: list[VersionReply]
+    head: Annotated[HeadReply, Meta(description="The fast tier's head that answers, where one does.")] | UnsetType = (
+        UNSET
+    )
 
 
 class StatusReply(Struct, frozen=True, kw_only=True):

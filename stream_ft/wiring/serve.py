@@ -165,6 +165,7 @@ class Service:
             artifacts=registry,
             state=lambda: self.follower.state,
             active=lambda: self.version,
+            newest_head=lambda: self.follower.newest_head,
             status=self.status,
             learner_status=learner_status.reader(state / "learn.status.json", settings.serve.learner_url),
         )

@@ -211,3 +211,24 @@ def test_the_import_is_spoiled():
     wrong = sum(right[text] != event["label"] for text, event in zip(firsts, events, strict=True))
     assert wrong == 100, "each under a label that is not its own"
     assert spoiled(ROWS, 100, seed=0) == events
+
+
+def test_what_the_fast_tier_covers_is_live_as_soon_as_its_head_answers():
+    release = version("v0.2.0", labels=5) | {"active": True}
+    heads = iter([None, version("v0.2.1", labels=7), version("v0.2.2", labels=9)])
+
+    def told(request: httpx.Request) -> httpx.Response:
+        head = next(heads)
+        return httpx.Response(200, json={"versions": [release]} | ({} if head is None else {"head": head}))
+
+    async def work(client: Client) -> None:
+        covered = []
+        for _ in range(3):
+            assert await client.versions() == [release]
+            covered.append(client.covered["labels"])
+        assert covered == [5, 7, 9]
+        events = [Acknowledged(topic="labels", offset=offset, at=10.0) for offset in (4, 6, 8)]
+        seen = {"v0.2.0": 11.0, "v0.2.1": 11.5, "v0.2.2": 12.0}
+        assert feedback_to_live(events, seen, [release, *client.heads.values()]) == [1.0, 1.5, 2.0]
+
+    using(told, work)

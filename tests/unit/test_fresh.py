@@ -86,6 +86,25 @@ def test_a_rollback_is_the_end_of_the_heads_before_it(serving: Serving) -> None:
     assert answered(serving) == "v0.2.1"
 
 
+def test_what_the_head_that_answers_has_learned_is_told(serving: Serving) -> None:
+    assert "head" not in serving.get("/versions").json()
+    old = serving.follower.state
+    publish(serving, record(old, 1, data=head("yes", upto=7)))
+    told = serving.get("/versions").json()
+    assert told["active"] == told["head"]["version"] == "v0.1.1"
+    assert (told["head"]["examples_upto"], told["head"]["offsets"]) == (7, {"feedback": 7})
+    publish(serving, record(old, 2, data=head("yes", upto=9)[:-1]))
+    assert serving.get("/versions").json()["head"] == told["head"], "one that is refused does not answer"
+    serving.say(control.Rollback, to_epoch=0, reason="bad answers")
+    serving.follower.step()
+    assert "head" not in serving.get("/versions").json()
+    state = serving.follower.state
+    publish(serving, record(state, 1, "good", epoch=state.epoch + 1, leader="learner/b", data=head("good", upto=3)))
+    serving.say(control.Lead, by="learner/b", expected_epoch=state.epoch)
+    serving.follower.step()
+    assert serving.get("/versions").json()["head"]["examples_upto"] == 3, "also where a release begins with one"
+
+
 def test_a_head_of_a_later_epoch_is_held_and_the_release_begins_with_it(serving: Serving) -> None:
     state = serving.follower.state
     publish(serving, record(state, 1, "yes", epoch=2, leader="learner/b"))
