@@ -17,6 +17,7 @@ from stream_ft.learn.adapt.candidate import FIRST_EMBEDDINGS, mean_embeddings
 from stream_ft.learn.adapt.full import Full
 from stream_ft.learn.job import Job, Result
 from stream_ft.learn.round import run
+from stream_ft.model import golden
 from stream_ft.model.base import BaseFolder, Tokenizer, load_model
 from stream_ft.model.engines.torch_engine import TorchEngine, tied_names
 
@@ -157,7 +158,8 @@ def test_only_missing_embeddings_of_the_champion_are_made(base: BaseFolder, tmp_
         champion_head=str(folder / "head.safetensors"),
     )
     second: Result = run(job_folder(tmp_path / "second" / "job", job, train, known), job)
-    assert encoded == [2, 160], "two for the champion, all of them for the candidate"
+    texts = len(golden.TEXTS)
+    assert encoded == [2, texts, 160], "two for the champion; for the candidate the golden texts, and all of them"
     assert second.scores_champion == first.scores_candidate
 
 
