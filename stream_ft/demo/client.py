@@ -121,7 +121,7 @@ class Client:
         head = body.get("head")
         if head is not None:
             self.heads[head["version"]] = head
-        answering = head or next((row for row in reversed(rows) if row.get("active")), {})
+        answering: dict[str, Any] = head or next((row for row in reversed(rows) if row.get("active")), {})
         self.covered = _by_kind(answering.get("offsets") or {})
         return rows
 
