@@ -104,6 +104,8 @@ class Fast:
         self._kept_at = -1e18
         self._recent: list[tuple[npt.NDArray[np.float16], Example]] = []
         self._pairs: dict[str, deque[tuple[bool, bool]]] = {}
+        self._heard: dict[str, deque[tuple[npt.NDArray[np.float16], str]]] = {}
+        """Embeddings and labels of the same events, by source."""
         self._reference: tuple[str, AnyHead] | None = None
         self._newer: tuple[str, AnyHead] | None = None
         """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
@@ -156,8 +158,6 @@ class Fast:
         What came between a checkpoint and a rollback is not learned again: it may be what the rollback was for.
         """
         self._queue.clear()
-        self._recent.clear()
-        self._pairs.clear()
         newest = self._store.max_seq()
         if built is not None and not rolled_back:
             try:
@@ -195,6 +195,7 @@ class Fast:
         """The guard compares with this checkpoint from now on."""
         self._recent.clear()
         self._pairs.clear()
+        self._heard.clear()
         self._reference = self._opened(head) if head else None
         self._newer = None
 
@@ -263,12 +264,15 @@ class Fast:
         """May it be published?"""
         if self._reference is not None and self._recent:
             said = self._reference[1].predict(np.stack([embedding for embedding, _ in self._recent]))
-            for (_, lesson), (old, _) in zip(self._recent, said, strict=True):
+            for (embedding, lesson), (old, _) in zip(self._recent, said, strict=True):
                 of_source = self._pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
                 of_source.append((lesson.predicted == lesson.label, old == lesson.label))
                 self._pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
+                heard = self._heard.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
+                heard.append((embedding, lesson.label))
             while len(self._pairs) > guard.SOURCES:
-                del self._pairs[next(iter(self._pairs))]
+                forgotten = next(iter(self._pairs))
+                del self._pairs[forgotten], self._heard[forgotten]
         self._since_newer += len(self._recent)
         self._recent.clear()
         verdict = guard.judge_each(self._pairs)
@@ -284,6 +288,24 @@ class Fast:
     def checkpoint(self) -> str:
         """sha256 of the head of the checkpoint that the guard compares with; empty if there is none."""
         return "" if self._reference is None else self._reference[0]
+
+    def best(self, source: str) -> str:
+        """Head of the checkpoint to go back to: the newest that does as well on this source's events as any.
+
+        The one that the guard compares with may be old: what it lacks by age is not what is wrong now.
+        """
+        heard = self._heard.get(source)
+        if not heard:
+            return self.checkpoint
+        rows, labels = np.stack([embedding for embedding, _ in heard]), [label for _, label in heard]
+        of_base = [taken.head for taken in self._store.lessons.checkpoints() if taken.base == self._base]
+        opened = [found for head in dict.fromkeys(of_base) if (found := self._opened(head)) is not None]
+        if not opened:
+            return self.checkpoint
+        right = [
+            sum(said == label for (said, _), label in zip(h.predict(rows), labels, strict=True)) for _, h in opened
+        ]
+        return opened[guard.best(right)][0]
 
     def publish(self, state: State, *, leader: str, now: float, ahead: bool = False, start_head: str = "") -> bool:
         """Append the tier's head; false if the log does not take it.

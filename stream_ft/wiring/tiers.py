@@ -118,6 +118,6 @@ class Tiers:
             to_epoch=state.epoch,
             expected_epoch=state.epoch,
             automatic=True,
-            checkpoint=fast.checkpoint,
+            checkpoint=fast.best(verdict.source),
             reason=verdict.reason,
         )

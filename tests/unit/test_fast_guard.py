@@ -49,3 +49,15 @@ def test_one_source_that_does_worse_is_enough_however_many_events_another_has() 
     calm = guard.judge_each({"import": pairs(better=3, worse=2), "desk": pairs(worse=10, same=10)})
     assert (calm.accepted, calm.better, calm.worse) == (True, 3, 12)
     assert guard.judge_each({}).accepted
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen"), [([90], 0), ([60, 90], 1), ([88, 90], 0), ([87, 90, 90], 1), ([60, 61, 80, 90, 91], 3)]
+)
+def test_it_goes_back_to_the_newest_checkpoint_that_is_as_good_as_any(right: list[int], chosen: int) -> None:
+    assert guard.best(right) == chosen
+
+
+def test_it_says_whose_events_speak_against_the_tier() -> None:
+    verdict = guard.judge_each({"import": [(True, False)] * 300, "desk": [(False, True)] * 40})
+    assert (verdict.accepted, verdict.source) == (False, "desk")

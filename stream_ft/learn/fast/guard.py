@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LIMIT = 4.0
 """Standard deviations: one in 30,000 if nothing is wrong."""
@@ -23,6 +23,8 @@ WINDOW = 500
 """Events of a source that count, the latest."""
 SOURCES = 64
 """Sources that are told apart; of those heard longest ago, what they said is forgotten."""
+AS_GOOD = 2
+"""A newer checkpoint that gets so few more of the events wrong than the best one is as good, and has learned more."""
 CONFIRMED, CONFIRMED_S = 100, 60.0
 """Events and seconds after a checkpoint, with nothing against the tier, from which on it is the one to compare with."""
 
@@ -35,6 +37,8 @@ class Verdict:
     reason: str
     better: int
     worse: int
+    source: str = ""
+    """Whose events speak against it."""
 
 
 def judge(pairs: Sequence[tuple[bool, bool]]) -> Verdict:
@@ -55,7 +59,7 @@ def judge(pairs: Sequence[tuple[bool, bool]]) -> Verdict:
 
 def judge_each(pairs: Mapping[str, Iterable[tuple[bool, bool]]]) -> Verdict:
     """Judge by the events of each source: one that surely does worse is enough."""
-    verdicts = [judge(list(each)) for each in pairs.values()]
+    verdicts = [replace(judge(list(each)), source=source) for source, each in pairs.items()]
     refused = [verdict for verdict in verdicts if not verdict.accepted]
     if refused:
         return max(refused, key=lambda verdict: verdict.worse)
@@ -65,3 +69,12 @@ def judge_each(pairs: Mapping[str, Iterable[tuple[bool, bool]]]) -> Verdict:
         better=sum(verdict.better for verdict in verdicts),
         worse=sum(verdict.worse for verdict in verdicts),
     )
+
+
+def best(right: Sequence[int]) -> int:
+    """Which of some checkpoints to go back to, by how many of the same events each gets right: the first that will do.
+
+    Args:
+        right: of each, the newest first; not empty.
+    """
+    return next(at for at, count in enumerate(right) if count >= max(right) - AS_GOOD)
