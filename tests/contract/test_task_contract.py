@@ -36,7 +36,7 @@ def done(request, tmp_path_factory):
         steps=30,
         batch=16,
         rank=8,
-        learning_rate=1e-2,
+        learning_rate=2e-3,
         projection=0,
         max_tokens=32,
         device="cpu",

@@ -27,6 +27,10 @@ class Method(Protocol):
         """Factor on the learning rate, which is set for LoRA."""
         ...
 
+    def factor(self, name: str) -> float:
+        """Another one, for the parameter of a name."""
+        ...
+
     @property
     def continues(self) -> bool:
         """After :meth:`begin`: the model stands where the champion stands."""

@@ -207,7 +207,9 @@ def _trained(
     model.to(device)
     tokenizer = Tokenizer(base.path, job.max_tokens)
     head = task.training_head(int(model.config.hidden_size))  # type: ignore[union-attr, arg-type]
-    optimizer = make_optimizer(model, head.to(device) if head is not None else None, job.learning_rate * way.rate)
+    optimizer = make_optimizer(
+        model, head.to(device) if head is not None else None, job.learning_rate * way.rate, way.factor
+    )
     if head is not None:
         state = Path(job.champion_dir, TRAINING_STATE) if job.champion_dir and way.continues else None
         if state is not None and state.is_file():

@@ -30,6 +30,10 @@ class Full:
         self._names: set[str] = set()
         self._model: torch.nn.Module | None = None
 
+    def factor(self, name: str) -> float:
+        """The same for all."""
+        return 1.0
+
     def begin(
         self,
         model: torch.nn.Module,

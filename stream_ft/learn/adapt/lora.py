@@ -1,4 +1,7 @@
-"""LoRA on all linear layers (Hu et al. 2021, arXiv:2106.09685), by peft."""
+"""LoRA on all linear layers (Hu et al. 2021, arXiv:2106.09685), by peft.
+
+``W + scaling * B @ A``; ``B`` starts at 0 and learns faster than ``A`` (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from stream_ft.errors import ConfigError
 from stream_ft.model.tensors import ADAPTER, CONFIG
 
 ALPHA_PER_RANK = 2
+B_RATE = 16.0
+"""``B`` learns so many times as fast: the paper's value."""
 _NOT_TRAINED = ("pooler", "lm_head", "classifier", "score")
 
 
@@ -39,6 +44,10 @@ class Lora:
         self._task = task
         self._seed = seed
         self._peft: Any = None
+
+    def factor(self, name: str) -> float:
+        """``B`` learns faster."""
+        return B_RATE if ".lora_B." in name else 1.0
 
     def begin(
         self,

@@ -45,9 +45,26 @@ class Trained:
     """Of all steps, those that were skipped included."""
 
 
-def make_optimizer(model: torch.nn.Module, head: TrainingHead | None, rate: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over what requires gradients; the head in its own group."""
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate, "peak": rate}]
+def make_optimizer(
+    model: torch.nn.Module,
+    head: TrainingHead | None,
+    rate: float,
+    factor: Callable[[str], float] = lambda name: 1.0,
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over what requires gradients; the head in its own group.
+
+    Args:
+        rate: highest learning rate.
+        factor: on it, for the parameter of a name.
+    """
+    of_factor: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            of_factor.setdefault(factor(name), []).append(parameter)
+    groups = [
+        {"params": parameters, "lr": rate * times, "peak": rate * times}
+        for times, parameters in sorted(of_factor.items())
+    ]
     if head is not None:
         groups.append({"params": [head.weight], "lr": rate * HEAD_RATE, "peak": rate * HEAD_RATE, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, weight_decay=0.01)
@@ -83,7 +100,8 @@ def train(
     done, began = Trained(), monotonic()
     in_a_row, size = 0, batch
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    model.train()
+    # Without dropout: over so few steps its noise costs more than overfitting would, and a tenth of the time.
+    model.eval()
     for step in range(steps):
         if deadline is not None and monotonic() >= deadline:
             break
@@ -110,7 +128,6 @@ def train(
         _guard(done.losses)
         failpoints.hit("round.after_step")
     optimizer.zero_grad(set_to_none=True)
-    model.eval()
     done.seconds = monotonic() - began
     return done
 
