@@ -140,12 +140,17 @@ class ScheduleSettings(Section):
     """Examples that neither version was trained on, needed to judge."""
     adapt_every: int = Field(default=2_000, ge=0)
     """New examples between two rounds that train the encoder; 0 never does so by count."""
-    adapt_first: int = Field(default=1_000, ge=0)
+    adapt_first: int = Field(default=1_500, ge=0)
     """Examples before the first round that trains the encoder."""
+    adapt_misjudged: int = Field(default=500, ge=0)
+    """Wrong answers between two rounds that train the encoder: without errors there is nothing to gain."""
+    adapt_gain: float = Field(default=0.01, ge=0)
+    """A round that trains the encoder and gains less accuracy than this makes the next one wait for four times as many
+    examples and errors."""
     adapt_on_drift: bool = True
-    """A drift alarm brings the next encoder round forward."""
-    adapt_after_drift: int = Field(default=300, ge=0)
-    """New examples after an alarm before that round, so that it has something to learn."""
+    """A drift alarm after which errors stay up brings the next encoder round forward."""
+    adapt_after_drift: int = Field(default=500, ge=0)
+    """New examples after an alarm before that round: heads may answer it before, and it has something to learn."""
     quiet_hours: str = ""
     """``HH-HH`` in UTC: no round starts then, unless commanded."""
     budget_cpu_s_per_hour: float = Field(default=3600.0, gt=0)
@@ -166,7 +171,7 @@ class RoundSettings(Section):
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
     steps: int = Field(default=48, ge=1)
-    """Steps of the optimiser."""
+    """Most steps of the optimiser; few examples are passed over once."""
     batch: int = Field(default=32, ge=1)
     """Examples in a step."""
     fresh_share: float = Field(default=0.5, ge=0, le=1)

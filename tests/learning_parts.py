@@ -36,6 +36,7 @@ CALM: dict[str, Any] = {
     "schedule.adapt_every": 0,
     "schedule.adapt_on_drift": False,
     "round.projection": 0,
+    "fast.enabled": False,
     "gate.margin": 1.0,
     "replay.holdout_share": 0.0,
 }

@@ -19,6 +19,9 @@ from stream_ft.learn.drift import Alarm, Detector, Reading
 from stream_ft.learn.job import Job, Result
 from stream_ft.release.fold import State
 
+FORGETTABLE = 50
+"""Wrong answers that a restart may forget: the memory is not saved for each."""
+
 # --- facts -----------------------------------------------------------------------------------------------------
 
 
@@ -33,6 +36,8 @@ class Learned:
     max_seq: int
     train: int
     holdout: int
+    misjudged: int = 0
+    """Scored events of any kind whose answer was wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +136,13 @@ class Memory(Struct, kw_only=True):
     labels: int = 0
     train_now: int = 0
     drift_at: int | None = None
-    """Store sequence number at the last alarm that no encoder round has answered."""
+    """Store sequence number at the last alarm that is not answered yet."""
+    drift_level: float = 0.0
+    """Error below which that alarm counts as answered: half way back."""
+    misjudged: int = 0
+    """Wrong answers that no encoder round was offered yet."""
+    adapts_in_vain: int = 0
+    """Encoder rounds in a row that gained too little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +199,7 @@ class Learner:
         self._failures = 0
         self._died = 0
         self._costs: deque[tuple[float, float]] = deque()
+        self._snapshot_misjudged = 0
 
     @property
     def leading(self) -> bool:
@@ -208,13 +220,20 @@ class Learner:
         """What the drift detector watches now."""
         return self._detector.reading()
 
+    @property
+    def stale(self) -> bool:
+        """The last snapshot lacks so many wrong answers that they would be missed."""
+        return self.memory.misjudged - self._snapshot_misjudged >= FORGETTABLE
+
     def snapshot(self) -> bytes:
         """What must survive a restart."""
+        self._snapshot_misjudged = self.memory.misjudged
         return msgspec.json.encode(self.memory)
 
     def restore(self, data: bytes | None) -> None:
         """Undo of :meth:`snapshot`; ``None`` is a fresh start."""
         self.memory = msgspec.json.decode(data, type=Memory) if data else Memory()
+        self._snapshot_misjudged = self.memory.misjudged
 
     def step(self, facts: Sequence[Fact], now: float) -> list[Effect]:
         """Take in what happened and say what to do. The same facts and times give the same effects."""
@@ -239,6 +258,7 @@ class Learner:
 
     def _learned(self, fact: Learned) -> list[Effect]:
         self._max_seq, self._train, self._holdout = fact.max_seq, fact.train, fact.holdout
+        self.memory.misjudged += fact.misjudged
         effects: list[Effect] = []
         live = "" if self._state is None else _base_of(self._state.version)
         for wrong, version in zip(fact.errors, fact.versions, strict=True):
@@ -247,6 +267,7 @@ class Learner:
             if (alarm := self._detector.update(float(wrong))) is not None:
                 self.alarms += 1
                 self.memory.drift_at = self._max_seq
+                self.memory.drift_level = (alarm.before + alarm.after) / 2
                 effects.append(DriftAlarm(alarm=alarm))
         return effects
 
@@ -283,6 +304,8 @@ class Learner:
         if self._died != 1:
             if self._started.adapt_upto > self.memory.adapt_upto:
                 self.memory.drift_at = None
+                self.memory.misjudged = max(0, self.memory.misjudged - self._started.misjudged)
+                self._snapshot_misjudged = self.memory.misjudged
             self.memory.adapt_upto = self._started.adapt_upto
         if fact.result is not None:
             self.memory.tried_upto = self._started.tried_upto
@@ -292,25 +315,32 @@ class Learner:
         if fact.result is None:
             self._failures += 1
             return [Refuse(job=fact.job, verdict=None, reason=fact.reason)]
-        verdict = gate.judge(
-            fact.result.scores_champion,
-            fact.result.scores_candidate,
-            fact.result.classes,
+        verdict = self.judge(fact.result)
+        self.verdict = verdict
+        if fact.job.kind != "head":
+            gained = verdict.difference is not None and verdict.difference >= self._policy.adapt_gain
+            self.memory.adapts_in_vain = 0 if verdict.accepted and gained else self.memory.adapts_in_vain + 1
+        if not verdict.accepted:
+            self._failures += 1
+            return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]
+        self._failures = 0
+        return [Release(job=fact.job, result=fact.result, verdict=verdict)]
+
+    def judge(self, result: Result) -> gate.Verdict:
+        """What the gate says of a round's result."""
+        return gate.judge(
+            result.scores_champion,
+            result.scores_candidate,
+            result.classes,
             margin=self._gate.margin,
             confidence=self._gate.confidence,
             class_floor=self._gate.class_floor,
             class_support=self._gate.class_support,
             min_examples=self._gate.min_examples,
             scale=self._scale,
-            sources=fact.result.sources,
+            sources=result.sources,
             source_support=self._gate.source_support,
         )
-        self.verdict = verdict
-        if not verdict.accepted:
-            self._failures += 1
-            return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]
-        self._failures = 0
-        return [Release(job=fact.job, result=fact.result, verdict=verdict)]
 
     def _schedule(self, now: float) -> list[Effect]:
         if self._state is None:
@@ -330,8 +360,10 @@ class Learner:
                 since_last_round_s=None if self._ended is None else now - self._ended,
                 total_examples=self._train,
                 examples_since_adapt=self._max_seq - self.memory.adapt_upto,
+                misjudged_since_adapt=self.memory.misjudged,
+                adapts_in_vain=self.memory.adapts_in_vain,
                 adapted=self.memory.adapt_upto > 0,
-                drift_pending=self.memory.drift_at is not None,
+                drift_pending=self._drift_pending(),
                 examples_since_drift=0 if self.memory.drift_at is None else self._max_seq - self.memory.drift_at,
                 train_now=commanded,
                 paused=self._state.paused,
@@ -350,8 +382,21 @@ class Learner:
             adapt_upto=self._max_seq if self.decision.kind == "adapt" else self.memory.adapt_upto,
             tried_upto=self._max_seq,
             train_now=self._state.train_now,
+            misjudged=self.memory.misjudged,
         )
         return [StartRound(kind=self.decision.kind, reason=self.decision.reason)]
+
+    def _drift_pending(self) -> bool:
+        """An alarm stands, and errors have not fallen half way back since, which heads can bring about too."""
+        if self.memory.drift_at is None:
+            return False
+        reading = self._detector.reading()
+        if reading is None or self._max_seq - self.memory.drift_at < self._policy.adapt_after_drift:
+            return True
+        if reading.error < self.memory.drift_level:
+            self.memory.drift_at = None
+            return False
+        return True
 
 
 def _base_of(version: str) -> str:

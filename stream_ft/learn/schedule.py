@@ -13,6 +13,9 @@ Kind = Literal["", "head", "adapt"]
 """``head``: refit the head in closed form. ``adapt``: train the encoder. ``""``: none."""
 
 LONGEST_BACK_OFF_S = 300.0
+PATIENCE = 4
+"""An encoder round that gained too little makes the next one wait so many times as long."""
+MOST_PATIENCE = 64
 DAY_S = 86_400.0
 
 
@@ -29,10 +32,15 @@ class Policy:
     min_evaluation: int
     adapt_every: int
     adapt_first: int
+    adapt_misjudged: int
+    adapt_gain: float
     adapt_on_drift: bool
     adapt_after_drift: int
     quiet_hours: str
     budget_cpu_s_per_hour: float
+    head_every: int = 0
+    """New examples between two rounds of the head beside a fast tier; fewer at first: as many as half of all. 0: there
+    is no fast tier."""
 
     def __post_init__(self) -> None:
         _hours(self.quiet_hours)
@@ -52,10 +60,14 @@ class Facts:
     """Since the last round ended; ``None`` before the first."""
     total_examples: int
     examples_since_adapt: int
+    misjudged_since_adapt: int
+    """Answers that turned out wrong since the last encoder round began, or ever."""
     adapted: bool
     """Some encoder round has ended."""
+    adapts_in_vain: int
+    """Encoder rounds in a row that gained less than ``adapt_gain``."""
     drift_pending: bool
-    """An alarm has not been answered by an encoder round yet."""
+    """An alarm has been answered neither by an encoder round nor by errors that fell again."""
     examples_since_drift: int
     train_now: bool
     """An operator has asked for a round."""
@@ -125,25 +137,41 @@ def _wanted(facts: Facts, policy: Policy) -> tuple[Kind, str]:
     """The kind of round that the examples call for, with the reason; or what is missing."""
     if facts.total_examples > 0:
         if facts.drift_pending and policy.adapt_on_drift and facts.examples_since_drift >= policy.adapt_after_drift:
-            return "adapt", f"Errors rose, and {_examples(facts.examples_since_drift)} have come since the alarm."
+            return (
+                "adapt",
+                f"Errors rose, and have not fallen in the {_examples(facts.examples_since_drift)} since the alarm.",
+            )
         if (
             policy.adapt_every > 0
             and facts.total_examples >= policy.adapt_first
             and facts.examples_since_adapt >= _adapt_due(facts, policy)
+            and facts.misjudged_since_adapt >= patience(facts.adapts_in_vain) * policy.adapt_misjudged
         ):
-            return "adapt", f"{_examples(facts.examples_since_adapt)} since the encoder was last trained."
+            return (
+                "adapt",
+                f"{_examples(facts.examples_since_adapt)} since the encoder was last trained,"
+                f" and {facts.misjudged_since_adapt} answers that were wrong.",
+            )
         if facts.train_now:
             return "head", "An operator asked for a round."
     if facts.total_examples == 0:
         return "", "Waiting for the first examples."
-    if (missing := policy.min_new - facts.new_examples) > 0:
+    needed = max(policy.min_new, min(policy.head_every, facts.total_examples // 2))
+    if (missing := needed - facts.new_examples) > 0:
         return "", f"Waiting for {missing} more example{'s' if missing != 1 else ''}."
     return "head", f"{_examples(facts.new_examples)} new or revised."
 
 
+def patience(adapts_in_vain: int) -> int:
+    """How many times the usual an encoder round waits for, after so many in a row that gained too little."""
+    return int(min(PATIENCE ** min(adapts_in_vain, 10), MOST_PATIENCE))
+
+
 def _adapt_due(facts: Facts, policy: Policy) -> int:
     """The first encoder round comes earlier than the others: nothing has been learned by the encoder yet."""
-    return policy.adapt_every if facts.adapted else min(policy.adapt_every, policy.adapt_first)
+    if not facts.adapted:
+        return min(policy.adapt_every, policy.adapt_first)
+    return patience(facts.adapts_in_vain) * policy.adapt_every
 
 
 def _pause_s(facts: Facts, policy: Policy) -> float:

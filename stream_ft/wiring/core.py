@@ -33,7 +33,6 @@ from stream_ft.learn.learner import (
     Fact,
     GatePolicy,
     Lead,
-    Learned,
     Learner,
     Quarantine,
     Refuse,
@@ -50,11 +49,12 @@ from stream_ft.ports import EventLog, Outgoing, Record
 from stream_ft.release import dossier
 from stream_ft.release.fold import INITIAL, Entry, State, Verdict, fold
 from stream_ft.release.registry import Registry
-from stream_ft.replay.store import Applied, Scored, Store
+from stream_ft.replay.store import Applied, Store
 from stream_ft.topics import topic
-from stream_ft.wiring import starting
+from stream_ft.wiring import handover, starting
 from stream_ft.wiring.answering import Embed, answered
 from stream_ft.wiring.coverage import Coverage
+from stream_ft.wiring.facts import learned
 from stream_ft.wiring.fast import built_tier, fast_tier
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.narration import narrated
@@ -131,6 +131,7 @@ class Core:
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
+        self._handover: handover.Handover | None = None
         self.tiers = Tiers(
             fast_tier(settings, store, registry, log, self._embed, engine.dim, self._covered),
             start=Head.empty(engine.dim),
@@ -165,21 +166,10 @@ class Core:
         applied = self.store.apply(items, now=now)
         self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
         self._coverage.mark(self._max_seq, self.store.offsets())
-        for _ in range(applied.admitted):
-            # Which one is not said: users named it, and what they write is in no log.
+        for _ in range(applied.admitted):  # which one is not said: users named it, and what they write is in no log
             self._say("note", "A label that was new is learned: enough sources named it.", now)
-        self.perform([self._learned([scored for scored in applied.scored if scored.covers])], now)
+        self.perform([learned(self.store, applied.scored, self._max_seq)], now)
         return applied
-
-    def _learned(self, covering: Sequence[Scored]) -> Learned:
-        counts = self.store.count()
-        return Learned(
-            errors=[not scored.correct for scored in covering],
-            versions=[scored.version for scored in covering],
-            max_seq=self._max_seq,
-            train=counts.train,
-            holdout=counts.holdout,
-        )
 
     def embed_missing(self, limit: int) -> int:
         """Embed up to ``limit`` retained examples that have no embedding of the active base; how many it did."""
@@ -225,8 +215,12 @@ class Core:
 
     def freshen(self, now: float) -> int:
         """Let the fast tier learn some of what waits, and its newest head answer; how many examples it learned."""
+        handing = self._handover is not None
+        if self._handover is not None and (outcome := self._handover.ended(handover.CHUNK)) is not None:
+            self._handover = None
+            self._ended(outcome, now)
         if self.unloaded:
-            return 0
+            return int(handing)
         step = self.tiers.freshen(
             self.in_force,
             now,
@@ -234,7 +228,7 @@ class Core:
         )
         if step.breach is not None:
             self._append(step.breach)
-        return step.learned
+        return step.learned + handing
 
     def _check_log(self) -> None:
         """Halt on a control log that is not the one folded so far.
@@ -289,7 +283,7 @@ class Core:
         """Tell the learner, and do what it says."""
         effects = self.learner.step(facts, now)
         self._undone.extend(effects)
-        self._unsaved = self._unsaved or bool(effects)
+        self._unsaved = self._unsaved or bool(effects) or self.learner.stale
         while self._undone:
             effect = self._undone.popleft()
             try:
@@ -372,8 +366,14 @@ class Core:
         self._say("round", f"A {job.kind} round on {len(split.train)} examples began: {effect.reason}", now)
 
     def finish(self, outcome: Outcome, now: float) -> None:
-        """Tell the learner of a round that ended."""
+        """Tell the learner of a round that ended; of an accepted base, once it has learned what came meanwhile."""
         self.round = None
+        if outcome.result is not None and self.learner.judge(outcome.result).accepted:
+            self._handover = handover.begun(outcome, store=self.store, engine=self.engine)
+        if self._handover is None:
+            self._ended(outcome, now)
+
+    def _ended(self, outcome: Outcome, now: float) -> None:
         self.perform(
             [RoundEnded(job=outcome.job, result=outcome.result, reason=outcome.reason, cpu_s=outcome.cpu_s)], now
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,11 @@ from stream_ft.release.registry import Registry
 from stream_ft.replay.neardup import NearDuplicates, normalise
 from stream_ft.replay.store import Store
 
+ROOM = 7
+"""From so many times the least number of examples to judge by on, a round of the encoder is judged by twice as many: it
+costs a hundred times a round of the head, and what it gained says whether the next one is worth it."""
+LEAST_STEPS = 16
+"""Few examples are passed over once, but in so many steps at least: more passes cost time and gain next to nothing."""
 EMBED = 256
 """Texts embedded in one go before a round of the head."""
 
@@ -60,17 +66,15 @@ def plan(
             many it did; a round of the head reads embeddings, not texts.
         deterministic: the round is bounded by steps alone.
     """
-    split = evaluate.split(
-        store.training(),
-        store.holdout(),
-        minimum=settings.schedule.min_evaluation,
-        champion_upto=champion.examples_upto,
-    )
+    state, chosen = champion.state, settings.round
+    adapting = kind == "adapt" and chosen.method != "head"
+    training, holdout, minimum = store.training(), store.holdout(), settings.schedule.min_evaluation
+    if adapting and len(training) + len(holdout) >= ROOM * minimum:
+        minimum *= 2
+    split = evaluate.split(training, holdout, minimum=minimum, champion_upto=champion.examples_upto)
     if isinstance(split, evaluate.TooFew):
         return split
     split = apart(split, champion.examples_upto)
-    state, chosen = champion.state, settings.round
-    adapting = kind == "adapt" and chosen.method != "head"
     if not adapting:
         while embed_missing(EMBED):
             pass
@@ -88,7 +92,7 @@ def plan(
         champion_head=str(registry.head_path(state.start_head)),
         task=settings.model.task,
         seed=settings.seed,
-        steps=chosen.steps,
+        steps=min(chosen.steps, max(LEAST_STEPS, math.ceil(len(split.train) / chosen.batch))),
         batch=chosen.batch,
         fresh_share=chosen.fresh_share,
         fresh_after_seq=champion.adapt_upto,
@@ -113,7 +117,7 @@ def plan(
 def policy(settings: Settings) -> schedule.Policy:
     """When rounds start. A head that the fast tier has moved on from need not be fitted as often."""
     asked = schedule.Policy(**settings.schedule.model_dump())
-    return replace(asked, min_new=max(asked.min_new, settings.fast.head_every)) if settings.fast.enabled else asked
+    return replace(asked, head_every=settings.fast.head_every) if settings.fast.enabled else asked
 
 
 def apart(split: evaluate.Split, champion_upto: int) -> evaluate.Split:

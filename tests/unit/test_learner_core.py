@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ft.learn.drift import Alarm, NoDrift, detector
-from stream_ft.learn.job import Job, Result
+from stream_ft.learn.drift import Alarm, NoDrift, Reading, detector
+from stream_ft.learn.job import Job, Kind, Result
 from stream_ft.learn.learner import (
     AllowLabel,
     Controlled,
@@ -42,6 +43,8 @@ POLICY = Policy(
     min_evaluation=200,
     adapt_every=2_000,
     adapt_first=1_000,
+    adapt_misjudged=0,
+    adapt_gain=0.01,
     adapt_on_drift=True,
     adapt_after_drift=300,
     quiet_hours="",
@@ -65,6 +68,10 @@ class AlarmAt:
 
     def reset(self) -> None:
         self.resets += 1
+
+    def reading(self) -> Reading:
+        recent = self.errors[-10:]
+        return Reading(detector="fake", statistic=0.0, threshold=1.0, error=sum(recent) / max(1, len(recent)))
 
 
 def learner(found: Any = None, *, leads: bool = True, **policy: Any) -> Learner:
@@ -93,18 +100,22 @@ def learned(seq: int, *, errors: Sequence[bool] = (), holdout: int = 0) -> Learn
     return Learned(errors=errors, versions=["v0.1.0"] * len(errors), max_seq=seq, train=seq - holdout, holdout=holdout)
 
 
-def ended(champion: float, candidate: float, *, n: int = 300, cpu_s: float = 1.0) -> RoundEnded:
+def wrong(seq: int, misjudged: int) -> Learned:
+    return replace(learned(seq), misjudged=misjudged)
+
+
+def ended(champion: float, candidate: float, *, n: int = 300, cpu_s: float = 1.0, kind: Kind = "head") -> RoundEnded:
     """A round whose candidate has this accuracy, and whose champion has that one."""
     scores = [[1.0] * round(n * share) + [0.0] * (n - round(n * share)) for share in (champion, candidate)]
     result = Result(
         ok=True,
-        kind="head",
+        kind=kind,
         examples_upto=50,
         scores_champion=scores[0],
         scores_candidate=scores[1],
         classes=["x"] * n,
     )
-    return RoundEnded(job=JOB, result=result, reason="", cpu_s=cpu_s)
+    return RoundEnded(job=msgspec.structs.replace(JOB, kind=kind), result=result, reason="", cpu_s=cpu_s)
 
 
 FAILED = RoundEnded(job=JOB, result=None, reason="The round was killed.", cpu_s=3.0)
@@ -457,6 +468,77 @@ def test_an_encoder_round_that_died_is_tried_again_once_and_its_alarm_stays() ->
     (head,) = core.step([], 20_000.0)
     assert isinstance(head, StartRound)
     assert head.kind == "head", "an encoder that cannot be trained must not keep heads from being refitted"
+
+
+# --- whether the encoder is worth training --------------------------------------------------------------------------
+
+
+def test_an_alarm_whose_errors_fell_again_is_answered() -> None:
+    """A rise from 0.1 to 0.4: below 0.25 the heads have answered it."""
+    for later, kind in (([True, False] * 5, "adapt"), ([True, False, False, False, False] * 2, "head")):
+        core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+        core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
+        core.step([ended(0.5, 0.5)], 1.0)
+        (started,) = core.step([learned(1_200, errors=later)], 10.0)
+        assert isinstance(started, StartRound)
+        assert started.kind == kind
+        assert (core.memory.drift_at is None) == (kind == "head")
+
+
+def test_an_alarm_is_not_answered_before_anything_was_learned_since() -> None:
+    core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+    core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
+    core.step([learned(950, errors=[False] * 10)], 1.0)
+    assert core.memory.drift_at == 900
+
+
+@pytest.mark.parametrize(
+    ("champion", "candidate", "in_vain"), [(0.5, 0.6, 0), (0.5, 0.502, 3), (0.5, 0.2, 3), (0.5, 0.5, 3)]
+)
+def test_an_encoder_round_that_gains_too_little_was_in_vain(champion: float, candidate: float, in_vain: int) -> None:
+    core = learner()
+    core.memory.adapts_in_vain = 2
+    core.step([controlled(), learned(2_000)], 0.0)
+    core.step([ended(champion, candidate, n=500, kind="lora")], 1.0)
+    assert core.memory.adapts_in_vain == in_vain
+    again = learner()
+    again.restore(core.snapshot())
+    assert again.memory.adapts_in_vain == in_vain
+
+
+def test_a_round_of_the_head_or_one_that_died_says_nothing_of_the_encoder() -> None:
+    core = learner()
+    core.step([controlled(), learned(900)], 0.0)
+    core.step([ended(0.5, 0.5)], 1.0)
+    core.step([learned(2_000)], 10.0)
+    core.step([FAILED], 20.0)
+    assert core.memory.adapts_in_vain == 0
+
+
+def test_wrong_answers_count_from_the_start_of_the_last_encoder_round() -> None:
+    core = learner(adapt_misjudged=100)
+    core.step([controlled(), wrong(1_000, 40)], 0.0)
+    assert core.decision.kind == "head", "40 wrong answers are too few"
+    core.step([ended(0.5, 0.6)], 1.0)
+    (started,) = core.step([wrong(1_100, 70)], 10.0)
+    assert isinstance(started, StartRound)
+    assert started.kind == "adapt"
+    core.step([wrong(1_150, 30)], 11.0)
+    core.step([ended(0.5, 0.6, kind="lora")], 12.0)
+    assert core.memory.misjudged == 30
+
+
+def test_a_restart_forgets_few_wrong_answers() -> None:
+    core = learner(adapt_misjudged=1_000)
+    core.step([controlled(), wrong(10, 49)], 0.0)
+    assert not core.stale
+    core.step([wrong(20, 1)], 1.0)
+    assert core.stale
+    again = learner()
+    again.restore(core.snapshot())
+    assert again.memory.misjudged == 50
+    assert not core.stale
+    assert not again.stale
 
 
 def test_an_alarm_outlives_a_restart() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream_ft.config import ScheduleSettings
 from stream_ft.errors import ConfigError
-from stream_ft.learn.schedule import Decision, Facts, Policy, decide
+from stream_ft.learn.schedule import Decision, Facts, Policy, decide, patience
 
 HOUR = 3600.0
 POLICY = Policy(
@@ -19,6 +19,8 @@ POLICY = Policy(
     min_evaluation=200,
     adapt_every=2_000,
     adapt_first=1_000,
+    adapt_misjudged=200,
+    adapt_gain=0.01,
     adapt_on_drift=True,
     adapt_after_drift=300,
     quiet_hours="",
@@ -31,6 +33,8 @@ DUE = Facts(
     since_last_round_s=5.0,
     total_examples=500,
     examples_since_adapt=50,
+    misjudged_since_adapt=500,
+    adapts_in_vain=0,
     adapted=False,
     drift_pending=False,
     examples_since_drift=0,
@@ -91,6 +95,14 @@ def test_what_a_command_overrides(change: dict[str, object], reason: str, next_s
     assert decide(replace(facts, train_now=True), POLICY).start
 
 
+@pytest.mark.parametrize(("total", "needed"), [(60, 50), (300, 150), (1_999, 999), (2_000, 1_000), (90_000, 1_000)])
+def test_beside_a_fast_tier_heads_are_refitted_less_and_less_often(total: int, needed: int) -> None:
+    policy = replace(POLICY, head_every=1_000)
+    facts = replace(DUE, total_examples=total)
+    assert decide(replace(facts, new_examples=needed), policy).kind == "head"
+    waits(decide(replace(facts, new_examples=needed - 1), policy), "Waiting for 1 more example.")
+
+
 def test_a_command_without_anything_new_starts_a_head_round() -> None:
     decision = decide(replace(DUE, new_examples=0, train_now=True), POLICY)
     assert (decision.start, decision.kind, decision.reason) == (True, "head", "An operator asked for a round.")
@@ -133,6 +145,35 @@ def test_the_first_encoder_round(count: int, kind: str) -> None:
 def test_later_encoder_rounds(since: int, kind: str) -> None:
     facts = replace(DUE, total_examples=5_000, examples_since_adapt=since, adapted=True)
     assert decide(facts, POLICY).kind == kind
+
+
+def test_without_errors_there_is_nothing_to_train_the_encoder_for() -> None:
+    facts = replace(DUE, total_examples=5_000, examples_since_adapt=5_000)
+    assert decide(replace(facts, misjudged_since_adapt=199), POLICY).kind == "head"
+    decision = decide(replace(facts, misjudged_since_adapt=200), POLICY)
+    assert decision.kind == "adapt"
+    assert decision.reason.endswith("trained, and 200 answers that were wrong.")
+
+
+@pytest.mark.parametrize(("in_vain", "times"), [(0, 1), (1, 4), (2, 16), (3, 64), (4, 64), (10_000, 64)])
+def test_rounds_that_gained_too_little_make_the_next_wait_longer(in_vain: int, times: int) -> None:
+    assert patience(in_vain) == times
+    enough = replace(
+        DUE,
+        total_examples=5_000,
+        examples_since_adapt=times * 2_000,
+        misjudged_since_adapt=times * 200,
+        adapted=True,
+        adapts_in_vain=in_vain,
+    )
+    assert decide(enough, POLICY).kind == "adapt"
+    assert decide(replace(enough, examples_since_adapt=times * 2_000 - 1), POLICY).kind == "head"
+    assert decide(replace(enough, misjudged_since_adapt=times * 200 - 1), POLICY).kind == "head"
+
+
+def test_errors_that_stay_up_after_an_alarm_have_no_patience() -> None:
+    facts = replace(DUE, adapted=True, adapts_in_vain=3, drift_pending=True, examples_since_drift=300)
+    assert decide(facts, POLICY).kind == "adapt"
 
 
 def test_revisions_of_few_examples_are_no_first_encoder_round() -> None:
@@ -208,6 +249,8 @@ def test_quiet_hours_that_cannot_be_read_are_told_at_once(quiet: str) -> None:
         since_last_round_s=st.none() | st.floats(0, 1_000),
         total_examples=st.integers(0, 5_000),
         examples_since_adapt=st.integers(0, 5_000),
+        misjudged_since_adapt=st.integers(0, 5_000),
+        adapts_in_vain=st.integers(0, 30),
         adapted=st.booleans(),
         drift_pending=st.booleans(),
         examples_since_drift=st.integers(0, 1_000),

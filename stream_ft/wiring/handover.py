@@ -1,0 +1,124 @@
+"""Before a new base is promoted: what came since its round began is embedded and learned under it, too.
+
+A round of the encoder takes a minute, in which a thousand examples may come and labels change their meaning. The live
+fast tier has learned that, the one that the round taught has not: promoted as it is, it would answer as a minute ago
+until it had caught up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from stream_ft.errors import ArtifactError
+from stream_ft.events import Example
+from stream_ft.learn.fast.tier import FastTier, weight_of
+from stream_ft.model.engines import Engine
+from stream_ft.replay.store import Store
+from stream_ft.wiring.rounds import Outcome
+
+log = logging.getLogger("stream_ft.learn")
+
+CHUNK = 16
+"""Examples learned in one go: a tenth of a second, in which the live tier waits."""
+NAME = "candidate"
+"""Under which the engine holds the base until it is promoted by its sha256."""
+LOOKS = 5
+"""How often what came meanwhile is fetched: each time there is less, unless more comes than can be embedded."""
+
+
+class Handover:
+    """The fast tier of an accepted candidate, and what it has still to learn.
+
+    Args:
+        outcome: of the round, with a tier in its folder.
+        store: where examples come from.
+        engine: embeds under the candidate; its active base is not touched.
+
+    Raises:
+        ArtifactError: the candidate cannot be read or prepared.
+    """
+
+    def __init__(self, outcome: Outcome, *, store: Store, engine: Engine) -> None:
+        self._outcome = outcome
+        self._store, self._engine = store, engine
+        self._upto = outcome.job.examples_upto
+        self._tier = FastTier.from_bytes((outcome.folder / "tier.safetensors").read_bytes())
+        made = load_file(outcome.folder / "embeddings.safetensors")
+        self._made: dict[int, npt.NDArray[np.float16]] = dict(
+            zip(made["ids"].tolist(), made["embeddings"], strict=True)
+        )
+        self._queue: deque[Example] = deque()
+        self._looks = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
+        files = {path.name: path.read_bytes() for path in (self._outcome.folder / "candidate").iterdir()}
+        self._engine.prepare(NAME, files)
+
+    def step(self, limit: int) -> int:
+        """Learn up to ``limit`` of what came since; 0 once there is nothing more.
+
+        Raises:
+            ArtifactError: the engine had no room for the candidate any more, and cannot prepare it again.
+        """
+        if not self._queue and self._looks < LOOKS and self._store.max_seq() > self._upto:
+            self._looks += 1
+            self._queue.extend(example for example in self._store.training() if example.seq > self._upto)
+            self._upto = self._store.max_seq()
+        some = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        missing = [example for example in some if example.id not in self._made]
+        if missing:
+            if not self._engine.prepared(NAME):
+                self._prepare()
+            rows = self._engine.trial(NAME, [example.input for example in missing])
+            self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
+        for example in some:
+            self._tier.learn(self._made[example.id], example.label, weight_of(example.trust))
+        return len(some)
+
+    def ended(self, limit: int) -> Outcome | None:
+        """A step; once nothing is left, the outcome to release, or why there is none."""
+        try:
+            return None if self.step(limit) else self.finished()
+        except (ArtifactError, OSError) as error:
+            self.close()
+            return msgspec.structs.replace(
+                self._outcome, result=None, reason=f"What came since the round could not be learned: {error}."
+            )
+
+    def finished(self) -> Outcome:
+        """The round's outcome, as if it had learned all of it. The tier, its head and the embeddings are written."""
+        self.close()
+        folder = self._outcome.folder
+        (folder / "tier.safetensors").write_bytes(self._tier.to_bytes())
+        (folder / "head.safetensors").write_bytes(self._tier.head().to_bytes())
+        ids = np.array(list(self._made), np.int64)
+        save_file({"ids": ids, "embeddings": np.stack(list(self._made.values()))}, folder / "embeddings.safetensors")
+        result = self._outcome.result
+        assert result is not None
+        return msgspec.structs.replace(
+            self._outcome,
+            job=msgspec.structs.replace(self._outcome.job, examples_upto=self._upto),
+            result=msgspec.structs.replace(result, examples_upto=self._upto, train_examples=self._tier.learned),
+        )
+
+    def close(self) -> None:
+        """The engine lets go of the candidate."""
+        self._engine.drop(NAME)
+
+
+def begun(outcome: Outcome, *, store: Store, engine: Engine) -> Handover | None:
+    """The handover that a round's outcome needs; ``None`` for one that built no fast tier."""
+    if outcome.result is None or not (outcome.folder / "tier.safetensors").exists():
+        return None
+    try:
+        return Handover(outcome, store=store, engine=engine)
+    except (ArtifactError, OSError, KeyError) as error:
+        log.error("what came since a round cannot be learned under its base: %s", error)
+        return None
