@@ -62,11 +62,17 @@ class _Ack(Struct):
     offsets: list[int] = []
 
 
-class _Told(Struct):
+class _Told(Struct, frozen=True):
     """What a version tells of itself."""
 
     offsets: dict[str, int] = {}
-    kept: bool = True
+    version: str = ""
+
+
+class _Listed(Struct):
+    """The versions there are; of these, the head of the fast tier that answers."""
+
+    head: _Told = _Told()
 
 
 def replay(
@@ -272,9 +278,7 @@ class _Player:
         if version not in self._upto:
             self._upto[version] = 0  # those that come meanwhile need not ask as well
             try:
-                response = await client.get(f"/versions/{version}")
-                response.raise_for_status()
-                told = msgspec.json.decode(response.content, type=_Told)
+                told = await _told_of(client, version)
             except (httpx.HTTPError, msgspec.DecodeError):
                 del self._upto[version]
                 return
@@ -366,6 +370,21 @@ class _Player:
 
     def _hits(self) -> list[bool]:
         return [right(row.label, output or "") for output, row in zip(self._outputs, self._rows, strict=True)]
+
+
+async def _told_of(client: httpx.AsyncClient, version: str) -> _Told:
+    """What a version has learned; nothing is known of a head of the fast tier that another has replaced meanwhile.
+
+    Raises:
+        httpx.HTTPError, msgspec.DecodeError: the service does not say.
+    """
+    of_release = version.endswith(".0")
+    response = await client.get(f"/versions/{version}" if of_release else "/versions?limit=1")
+    response.raise_for_status()
+    if of_release:
+        return msgspec.json.decode(response.content, type=_Told)
+    head = msgspec.json.decode(response.content, type=_Listed).head
+    return head if head.version == version else _Told()
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -28,6 +28,8 @@ class Service:
         self.corrections: list[dict[str, Any]] = []
         self.at: list[tuple[str, float]] = []
         self.told: list[str] = []
+        self.heads = False
+        """Learns every correction at once, by a head of the fast tier."""
         self.failures: dict[str, list[int]] = {}
         self.happenings: list[dict[str, object]] | None = None
         self.after_predict: list[dict[str, object]] = []
@@ -47,6 +49,11 @@ class Service:
                 return 200, {"model": "m", "serve": {}, "learn": learner}
             if path == "/versions":
                 return 200, {"versions": []}
+            if path == "/versions?limit=1":
+                self.told.append(path)
+                upto = len(self.corrections)
+                head = {"version": f"v1.1.{upto}", "offsets": {"stream_ft.m.feedback": upto}, "examples_upto": upto}
+                return 200, {"versions": [{"version": "v1.1.0"}], "head": head}
             if path.startswith("/versions/"):
                 self.told.append(path)
                 learned = self.learns_after if path.endswith("v1.1.0") else 0
@@ -59,6 +66,8 @@ class Service:
                     self.happenings += self.after_predict
                     self.after_predict = []
                 version = "v1.1.0" if len(self.corrections) >= self.learns_after else "v0.0.0"
+                if self.heads and self.corrections:
+                    version = f"v1.1.{len(self.corrections)}"
                 answer = {"id": f"p-{text}", "label": "a", "score": 0.5}
                 return 200, {"model": "m", "version": version, "predictions": [answer]}
             if path in ("/feedback", "/labels"):
@@ -148,6 +157,17 @@ def test_corrections_count_as_live_with_the_first_answer_that_has_learned_them(f
     assert len(service.told) == 2
     assert summary["corrections"] == {"acknowledged": 40, "lost": 0, "live": 5, "waiting": 35}
     assert 0 <= summary["feedback_to_live_s"]["p50"] <= summary["feedback_to_live_s"]["p99"] < 5
+
+
+def test_a_head_of_the_fast_tier_tells_what_it_has_learned(file: Path) -> None:
+    service = Service()
+    service.heads = True
+    with serving(service) as url:
+        summary = played(file, url, rate=40.0)
+    assert summary["versions_seen"][0] == "v0.0.0"
+    assert all(version.startswith("v1.1.") for version in summary["versions_seen"][1:])
+    assert summary["corrections"]["live"] >= 30
+    assert summary["corrections"]["live"] + summary["corrections"]["waiting"] == 40
 
 
 def test_phases_and_the_summary_on_disk(file: Path, tmp_path: Path) -> None:
