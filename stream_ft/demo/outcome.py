@@ -85,6 +85,9 @@ def summary(plan: Plan, seen: Seen) -> dict[str, Any]:
         "refusals": counts["refusal"],
         "failures": counts["failure"],
         "rollbacks": sum(row.happening.kind == "rollback" for row in told),
+        "automatic_rollbacks": sum(
+            row.happening.kind == "rollback" and bool(row.happening.numbers.get("automatic")) for row in told
+        ),
         "drift_alarms": [
             {"event": row.event, **{name: row.happening.numbers.get(name) for name in ("kind", "direction", "size")}}
             for row in told

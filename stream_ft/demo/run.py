@@ -124,7 +124,7 @@ async def _perform(
         write_report(out / "report.html", report(plan, seen, result))
         last_words(console, result, out)
         if stay:
-            await talk(console, system, play.client, plan)
+            await talk(console, system.url, play.client, plan)
             last_words(console, result, out)
     finally:
         await play.client.close()
@@ -136,7 +136,8 @@ def last_words(console: Console, result: dict[str, Any], out: Path) -> None:
         _count(result["promotions"], "promotion"),
         _count(result["refusals"], "refusal"),
         _count(len(result["drift_alarms"]), "drift alarm"),
-        _count(result["rollbacks"], "rollback") + " by the operator",
+        _count(result["rollbacks"] - result["automatic_rollbacks"], "rollback") + " by the operator",
+        _count(result["automatic_rollbacks"], "rollback") + " by the guard of the fast tier",
         f"{result['dropped_requests']} of {result['requests']:,} requests dropped",
     ]
     console.print(f"{', '.join(counts)}.", highlight=False, soft_wrap=True)

@@ -7,14 +7,12 @@ import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from rich.console import Console
 
 from stream_ft.demo.client import Client
 from stream_ft.demo.plan import Plan
 from stream_ft.demo.traffic import Traffic
-from stream_ft.errors import StreamFTError
 
 TURN_S = 90.0
 """A new version is waited for this long."""
@@ -23,20 +21,6 @@ RATE = 12.0
 LOT = 60
 
 ReadLine = Callable[[], Awaitable[str]]
-
-
-class Commands(Protocol):
-    """Where commands are given; :class:`stream_ft.demo.system.System`."""
-
-    url: str
-
-    def control(self, *arguments: str) -> str:
-        """Issue one command.
-
-        Raises:
-            StreamFTError: it was refused.
-        """
-        ...
 
 
 async def read_line() -> str:
@@ -51,10 +35,14 @@ async def read_line() -> str:
     return sys.stdin.readline().strip()
 
 
-async def talk(console: Console, system: Commands, client: Client, plan: Plan, read: ReadLine = read_line) -> None:
-    """Ask, correct, and watch, until an empty line. Customers go on writing, so that there is news to judge by."""
+async def talk(console: Console, url: str, client: Client, plan: Plan, read: ReadLine = read_line) -> None:
+    """Ask, correct, and watch, until an empty line. Customers go on writing, as they would.
+
+    Args:
+        url: of the server, as it is told.
+    """
     console.print(
-        f"\nThe system stays up at {system.url}. Type a message, then correct the answer. An empty line ends it.",
+        f"\nThe system stays up at {url}. Type a message, then correct the answer. An empty line ends it.",
         highlight=False,
     )
     labels = sorted({row.label for row in plan.test})
@@ -69,13 +57,13 @@ async def talk(console: Console, system: Commands, client: Client, plan: Plan, r
             text = await read()
             if not text:
                 return
-            await _turn(console, system, client, text, read)
+            await _turn(console, client, text, read)
     finally:
         background.cancel()
         await asyncio.gather(background, return_exceptions=True)
 
 
-async def _turn(console: Console, system: Commands, client: Client, text: str, read: ReadLine) -> None:
+async def _turn(console: Console, client: Client, text: str, read: ReadLine) -> None:
     answer = await client.predict(text)
     if answer is None:
         console.print(f"No answer: {client.last_error}", highlight=False)
@@ -91,24 +79,12 @@ async def _turn(console: Console, system: Commands, client: Client, text: str, r
         console.print(f"The correction was not taken: {client.last_error}", highlight=False)
         return
     mine = client.acknowledged[-1]
-    try:
-        await asyncio.to_thread(system.control, "train-now")
-    except StreamFTError as error:
-        console.print(str(error), highlight=False)
-    console.print(
-        "Taken. The learner is told to train now. The newest messages are kept to judge by, so yours trains once some"
-        " newer ones have come ...",
-        highlight=False,
-    )
+    console.print("Taken. The fast tier learns it, and its next head answers ...", highlight=False)
     begun = time.monotonic()
     while time.monotonic() - begun < TURN_S:
         await asyncio.sleep(POLL_S)
-        rows = await client.versions()
-        active = next((row for row in reversed(rows) if row["active"]), None)
-        if active is None:
-            continue
-        covered = {name.rsplit(".", 1)[-1]: offset for name, offset in (active.get("offsets") or {}).items()}
-        if covered.get(mine.topic, 0) <= mine.offset:
+        await client.versions()
+        if client.covered.get(mine.topic, 0) <= mine.offset:
             continue
         again = await client.predict(text)
         if again is not None:
@@ -128,7 +104,7 @@ async def _turn(console: Console, system: Commands, client: Client, text: str, r
 
 
 async def _background(client: Client, plan: Plan) -> None:
-    """New messages, of which some are always withheld to judge by: only newer ones set a correction free to train."""
+    """New messages, so that rounds go on."""
     rows = itertools.chain(plan.later, itertools.cycle(plan.more))
     for seed in itertools.count(1):
         lot = list(itertools.islice(rows, LOT))

@@ -30,7 +30,12 @@ def narrated(
     if isinstance(message, control.Deny) and previous.epoch == state.epoch:
         return "note", f"deny of base {message.sha256[:12]} by {message.issued_by}: {message.reason}", {}
     if isinstance(message, control.Rollback | control.Deny):
-        return "rollback", f"{told}, by {message.issued_by}: {message.reason}", {}
+        automatic = isinstance(message, control.Rollback) and message.automatic
+        return (
+            "rollback",
+            f"{told}, by {message.issued_by}: {message.reason}",
+            {"numbers": {"automatic": True}} if automatic else {},
+        )
     if isinstance(message, control.Promote):
         if mine is None or message.issued_by != issuer:
             return "promotion", f"{told}, by {message.issued_by}", {"sha256": message.start_head}

@@ -275,6 +275,18 @@ def test_summary_has_every_name_of_the_contract():
     assert set(names.split()) <= set(summary(*seen()))
 
 
+def test_what_the_guard_rolled_back_is_not_counted_as_the_operators():
+    by_hand = Happening(kind="rollback", text="by hand", time=70)
+    guarded = Happening(kind="rollback", text="worse", time=60, numbers={"automatic": True})
+    plan, found = seen(happenings=[guarded, guarded, by_hand])
+    result = summary(plan, found)
+    assert (result["rollbacks"], result["automatic_rollbacks"]) == (3, 2)
+    console = Console(file=io.StringIO(), width=300, color_system=None)
+    last_words(console, result, Path("out"))
+    assert isinstance(console.file, io.StringIO)
+    assert "1 rollback by the operator, 2 rollbacks by the guard of the fast tier, " in console.file.getvalue()
+
+
 def test_happenings_are_placed_by_their_time():
     assert [told.event for told in story(seen()[1])] == [31, 61, 71]
 
