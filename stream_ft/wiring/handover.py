@@ -7,12 +7,12 @@ until it had caught up.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stream_ft.errors import ArtifactError
@@ -21,8 +21,6 @@ from stream_ft.learn.fast.tier import FastTier, weight_of
 from stream_ft.model.engines import Engine
 from stream_ft.replay.store import Store
 from stream_ft.wiring.rounds import Outcome
-
-log = logging.getLogger("stream_ft.learn")
 
 CHUNK = 16
 """Examples learned in one go: a tenth of a second, in which the live tier waits."""
@@ -39,34 +37,35 @@ class Handover:
         outcome: of the round, with a tier in its folder.
         store: where examples come from.
         engine: embeds under the candidate; its active base is not touched.
-
-    Raises:
-        ArtifactError: the candidate cannot be read or prepared.
     """
 
     def __init__(self, outcome: Outcome, *, store: Store, engine: Engine) -> None:
         self._outcome = outcome
         self._store, self._engine = store, engine
         self._upto = outcome.job.examples_upto
-        self._tier = FastTier.from_bytes((outcome.folder / "tier.safetensors").read_bytes())
-        made = load_file(outcome.folder / "embeddings.safetensors")
-        self._made: dict[int, npt.NDArray[np.float16]] = dict(
-            zip(made["ids"].tolist(), made["embeddings"], strict=True)
-        )
+        self._tier: FastTier | None = None
+        self._made: dict[int, npt.NDArray[np.float16]] = {}
         self._queue: deque[Example] = deque()
         self._looks = 0
-        self._prepare()
 
-    def _prepare(self) -> None:
-        files = {path.name: path.read_bytes() for path in (self._outcome.folder / "candidate").iterdir()}
-        self._engine.prepare(NAME, files)
+    def _opened(self) -> FastTier:
+        if self._tier is None:
+            folder = self._outcome.folder
+            self._tier = FastTier.from_bytes((folder / "tier.safetensors").read_bytes())
+            made = load_file(folder / "embeddings.safetensors")
+            self._made = dict(zip(made["ids"].tolist(), made["embeddings"], strict=True))
+        if not self._engine.prepared(NAME):
+            files = {path.name: path.read_bytes() for path in (self._outcome.folder / "candidate").iterdir()}
+            self._engine.prepare(NAME, files)
+        return self._tier
 
     def step(self, limit: int) -> int:
         """Learn up to ``limit`` of what came since; 0 once there is nothing more.
 
         Raises:
-            ArtifactError: the engine had no room for the candidate any more, and cannot prepare it again.
+            ArtifactError, OSError: the candidate cannot be read, or the engine does not take it.
         """
+        tier = self._opened()
         if not self._queue and self._looks < LOOKS and self._store.max_seq() > self._upto:
             self._looks += 1
             self._queue.extend(example for example in self._store.training() if example.seq > self._upto)
@@ -74,19 +73,17 @@ class Handover:
         some = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         missing = [example for example in some if example.id not in self._made]
         if missing:
-            if not self._engine.prepared(NAME):
-                self._prepare()
             rows = self._engine.trial(NAME, [example.input for example in missing])
             self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
         for example in some:
-            self._tier.learn(self._made[example.id], example.label, weight_of(example.trust))
+            tier.learn(self._made[example.id], example.label, weight_of(example.trust))
         return len(some)
 
     def ended(self, limit: int) -> Outcome | None:
         """A step; once nothing is left, the outcome to release, or why there is none."""
         try:
             return None if self.step(limit) else self.finished()
-        except (ArtifactError, OSError) as error:
+        except (ArtifactError, OSError, SafetensorError) as error:
             self.close()
             return msgspec.structs.replace(
                 self._outcome, result=None, reason=f"What came since the round could not be learned: {error}."
@@ -94,10 +91,10 @@ class Handover:
 
     def finished(self) -> Outcome:
         """The round's outcome, as if it had learned all of it. The tier, its head and the embeddings are written."""
+        tier, folder = self._opened(), self._outcome.folder
         self.close()
-        folder = self._outcome.folder
-        (folder / "tier.safetensors").write_bytes(self._tier.to_bytes())
-        (folder / "head.safetensors").write_bytes(self._tier.head().to_bytes())
+        (folder / "tier.safetensors").write_bytes(tier.to_bytes())
+        (folder / "head.safetensors").write_bytes(tier.head().to_bytes())
         ids = np.array(list(self._made), np.int64)
         save_file({"ids": ids, "embeddings": np.stack(list(self._made.values()))}, folder / "embeddings.safetensors")
         result = self._outcome.result
@@ -105,7 +102,7 @@ class Handover:
         return msgspec.structs.replace(
             self._outcome,
             job=msgspec.structs.replace(self._outcome.job, examples_upto=self._upto),
-            result=msgspec.structs.replace(result, examples_upto=self._upto, train_examples=self._tier.learned),
+            result=msgspec.structs.replace(result, examples_upto=self._upto, train_examples=tier.learned),
         )
 
     def close(self) -> None:
@@ -117,8 +114,4 @@ def begun(outcome: Outcome, *, store: Store, engine: Engine) -> Handover | None:
     """The handover that a round's outcome needs; ``None`` for one that built no fast tier."""
     if outcome.result is None or not (outcome.folder / "tier.safetensors").exists():
         return None
-    try:
-        return Handover(outcome, store=store, engine=engine)
-    except (ArtifactError, OSError, KeyError) as error:
-        log.error("what came since a round cannot be learned under its base: %s", error)
-        return None
+    return Handover(outcome, store=store, engine=engine)

@@ -11,9 +11,10 @@ import pytest
 from learning_parts import Learning
 from safetensors.numpy import save_file
 
-from stream_ft.events import LabelCorrection, LabelledEvent, to_json
-from stream_ft.learn.fast.tier import taught
+from stream_ft.events import Example, LabelCorrection, LabelledEvent, to_json
+from stream_ft.learn.fast.tier import FastTier, taught
 from stream_ft.learn.job import Job, Result
+from stream_ft.model.mixture import read_head
 from stream_ft.ports import Record
 from stream_ft.replay.store import Applied
 from stream_ft.wiring.rounds import Outcome
@@ -80,14 +81,10 @@ def under(learning: Learning, base: bytes, texts: Sequence[str]) -> np.ndarray:
     return embeddings
 
 
-def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the_round_built(
-    learning: Learning,
-) -> None:
-    feed(learning, 0, 300)
+def brought(learning: Learning, known: Sequence[Example], *, withheld: int = 60) -> tuple[Outcome, FastTier]:
+    """A round that trained the base :data:`NEW` on these examples, but for the last, and was found to be better."""
     core = learning.core
-    before = feed(learning, 300, 500)
-    known = core.store.training()
-    given, withheld = known[:-60], known[-60:]
+    given = known[:-withheld]
     job = Job(
         kind="lora",
         base_model="tiny",
@@ -105,7 +102,6 @@ def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the
     (folder / "tier.safetensors").write_bytes(tier.to_bytes())
     ids = np.array([example.id for example in known])
     save_file({"ids": ids, "embeddings": embeddings}, folder / "embeddings.safetensors")
-    encoder(learning, NEW)
     scores = [[1.0] * 150 + [0.0] * 50, [1.0] * 160 + [0.0] * 40]
     result = Result(
         ok=True,
@@ -115,10 +111,24 @@ def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the
         scores_candidate=scores[1],
         classes=["x"] * 200,
     )
+    return Outcome(job=job, folder=folder, result=result), tier
+
+
+def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the_round_built(
+    learning: Learning,
+) -> None:
+    feed(learning, 0, 300)
+    core = learning.core
+    before = feed(learning, 300, 500)
+    known = core.store.training()
+    outcome, tier = brought(learning, known)
+    encoder(learning, NEW)
     encoded = learning.engine.encoded
-    core.finish(Outcome(job=job, folder=folder, result=result), learning.clock.now())
+    core.finish(outcome, learning.clock.now())
     assert core.state.epoch == 1, "first it learns what came since"
-    for embedding, example in zip(embeddings[len(given) :], withheld, strict=True):
+    embeddings = under(learning, NEW, [example.input for example in known[-60:]])
+    encoded += 60
+    for embedding, example in zip(embeddings, known[-60:], strict=True):
         tier.learn(embedding, example.label)
     learning.step(10)
     assert core.state.epoch == 2
@@ -134,3 +144,36 @@ def test_a_swap_of_the_base_costs_no_accuracy_and_goes_on_from_the_tier_that_the
     assert before > 0.6
     noise = 2 * math.sqrt(2 * before * (1 - before) / 200)
     assert after >= before - noise
+
+
+def test_what_came_during_the_round_is_learned_before_its_base_answers(learning: Learning) -> None:
+    """A new label came meanwhile, which the round knows nothing of."""
+    feed(learning, 0, 300)
+    core = learning.core
+    outcome, _ = brought(learning, core.store.training())
+    for number in range(20):
+        event = LabelledEvent(id=f"n{number}", input=f"my zebra {number:x}", correction=LabelCorrection(label="zebra"))
+        learning.publish("labels", to_json(event))
+    learning.step(3)
+    assert "zebra" in core.head.labels
+    encoder(learning, NEW)
+    core.finish(outcome, learning.clock.now())
+    while core.state.epoch == 1:
+        assert "zebra" in core.head.labels, "the live tier answers meanwhile"
+        learning.step()
+    start = read_head(core.registry.get_head(core.state.start_head))
+    assert start.predict(learning.engine.encode(["my zebra ff"]))[0][0] == "zebra", "the release itself"
+    made = {example.id: example for example in core.store.training() if example.label == "zebra"}
+    assert {example.embedding_base for example in made.values()} == {core.state.base}
+
+
+def test_a_base_that_the_engine_does_not_take_is_not_promoted(learning: Learning) -> None:
+    feed(learning, 0, 300)
+    core = learning.core
+    outcome, _ = brought(learning, core.store.training())
+    learning.engine.refuse["candidate"] = "finite"
+    core.finish(outcome, learning.clock.now())
+    learning.step(2)
+    assert core.state.epoch == 1
+    assert any("could not be learned" in said for said in learning.said("failure"))
+    assert feed(learning, 300, 310) >= 0, "and the learner goes on"
