@@ -169,10 +169,11 @@ def recovery(right: np.ndarray, change: int | None) -> dict[str, float | None]:
     if change is None or len(right) < change + WINDOW:
         return {"recovery_events": None, "dip": None, "before": None}
     before = right[max(0, change - BEFORE) : change].mean()
-    rolling = np.convolve(right[change:], np.ones(WINDOW) / WINDOW, "valid")
-    back = np.flatnonzero(rolling >= SHARE * before)
+    # Sums of whole numbers are exact, means are not.
+    rolling = np.convolve(right[change:], np.ones(WINDOW), "valid")
+    back = np.flatnonzero(rolling >= SHARE * before * WINDOW)
     events = WINDOW + int(back[0]) if len(back) else len(right) - change
-    return {"recovery_events": float(events), "dip": float(rolling.min()), "before": float(before)}
+    return {"recovery_events": float(events), "dip": float(rolling.min() / WINDOW), "before": float(before)}
 
 
 def spread(cells: list[dict[str, Any]]) -> dict[str, Any]:
