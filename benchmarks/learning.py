@@ -36,8 +36,8 @@ from stream_ft.wiring.measure import Meter
 from stream_ft.wiring.simulate import AHEAD, Simulation, answer
 
 OURS: dict[str, dict[str, Any]] = {
-    "stream_ft": {},
-    "stream_ft_no_slow": {"schedule.min_evaluation": 10**9},
+    "stream_ft": {"fast.enabled": True},
+    "stream_ft_no_slow": {"fast.enabled": True, "schedule.min_evaluation": 10**9},
     "stream_ft_no_fast": {"fast.enabled": False},
 }
 """What each changes of the default settings."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.float16]
 AT_ONCE = 128
+ASKED_EVERY = 50
+"""What was learned of the first phase is asked at the next multiple, where a simulation tells how far it is."""
 FROZEN_AFTER = 1_000
 
 
@@ -229,14 +231,14 @@ def follow(
 
     Args:
         embeddings, test: of its events and its test, ``[N, dim]``.
-        ask: called once, where the first phase ends.
+        ask: called once, after the first phase.
 
     Returns:
         Its answers to the events and to the test, CPU seconds of learning, and what ``ask`` said.
     """
     outputs: list[str] = []
     spent, asked = 0.0, None
-    end = stream.first_phase[0] if stream.first_phase else -1
+    end = -(-stream.first_phase[0] // ASKED_EVERY) * ASKED_EVERY if stream.first_phase else -1
 
     def told(at: int) -> float:
         begun = time.process_time()

@@ -171,13 +171,13 @@ class RoundSettings(Section):
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
     steps: int = Field(default=48, ge=1)
-    """Most steps of the optimiser; few examples are passed over once."""
+    """Most steps of the optimiser; where a pass over the examples takes fewer, it is those, but at least 16."""
     batch: int = Field(default=32, ge=1)
     """Examples in a step."""
     fresh_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a batch drawn from examples since the last encoder round; the rest is replayed."""
     learning_rate: float = Field(default=5e-4, gt=0)
-    """Highest learning rate, after the warm-up."""
+    """Highest learning rate, after the warm-up; of LoRA's `A`, while `B` learns 16 times as fast."""
     rank: int = Field(default=8, ge=1)
     """Rank of LoRA, on all linear layers."""
     last_layers: int = Field(default=2, ge=1)

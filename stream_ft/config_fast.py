@@ -10,8 +10,8 @@ from stream_ft.config_section import Section
 class FastSettings(Section):
     """The fast tier: small heads over the embedding that learn from every event."""
 
-    enabled: bool = True
-    """Learn from every event as it comes, beside the rounds; without it only rounds learn."""
+    enabled: bool = False
+    """Learn from every event as it comes, beside the rounds."""
     experts: str = "softmax,means,concepts"
     """Learners that are mixed, with commas between them."""
     every_s: float = Field(default=1.0, ge=0)

@@ -44,6 +44,8 @@ class Reading:
     """An alarm is due about where ``statistic`` reaches this; infinite while there is too little to tell."""
     error: float
     """Mean of the last :data:`RECENT` errors."""
+    over: int = 0
+    """Errors that this is the mean of: fewer at first."""
 
 
 class Detector(Protocol):
@@ -121,7 +123,13 @@ class Adwin:
             confidence = math.log(2 * math.log(older + recent) / self._delta)
             harmonic = 1 / (older - LEAST + 1) + 1 / (recent - LEAST + 1)
             threshold = math.sqrt(2 * harmonic * mean * (1 - mean) * confidence) + 2 / 3 * confidence * harmonic
-        return Reading(detector="adwin", statistic=after - before, threshold=threshold, error=self._means.recent())
+        return Reading(
+            detector="adwin",
+            statistic=after - before,
+            threshold=threshold,
+            error=self._means.recent(),
+            over=self._means.count,
+        )
 
 
 class PageHinkley:
@@ -166,6 +174,7 @@ class PageHinkley:
             statistic=self._sum - self._least,
             threshold=self._threshold,
             error=self._means.recent(),
+            over=self._means.count,
         )
 
     def _follow(self, error: float) -> None:
@@ -205,6 +214,11 @@ class _Means:
             return len(self._older), len(self._recent)
         half = len(self._recent) // 2
         return half, len(self._recent) - half
+
+    @property
+    def count(self) -> int:
+        """Of the last errors; at most :data:`RECENT`."""
+        return len(self._recent)
 
     def recent(self) -> float:
         """Mean of the last errors; 0 before the first."""

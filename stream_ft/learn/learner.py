@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from stream_ft.learn import gate, schedule
-from stream_ft.learn.drift import Alarm, Detector, Reading
+from stream_ft.learn.drift import RECENT, Alarm, Detector, Reading
 from stream_ft.learn.job import Job, Result
 from stream_ft.release.fold import State
 
@@ -303,7 +303,8 @@ class Learner:
         self._died = self._died + 1 if fact.result is None else 0
         if self._died != 1:
             if self._started.adapt_upto > self.memory.adapt_upto:
-                self.memory.drift_at = None
+                if self.memory.drift_at is not None and self.memory.drift_at <= self._started.adapt_upto:
+                    self.memory.drift_at = None  # one that came during the round was not answered by it
                 self.memory.misjudged = max(0, self.memory.misjudged - self._started.misjudged)
                 self._snapshot_misjudged = self.memory.misjudged
             self.memory.adapt_upto = self._started.adapt_upto
@@ -391,7 +392,9 @@ class Learner:
         if self.memory.drift_at is None:
             return False
         reading = self._detector.reading()
-        if reading is None or self._max_seq - self.memory.drift_at < self._policy.adapt_after_drift:
+        # After a restart, or where few labels cover what they sample, nothing is known of the errors since.
+        known = reading is not None and reading.over >= RECENT
+        if reading is None or not known or self._max_seq - self.memory.drift_at < self._policy.adapt_after_drift:
             return True
         if reading.error < self.memory.drift_level:
             self.memory.drift_at = None

@@ -215,17 +215,16 @@ class Core:
 
     def freshen(self, now: float) -> int:
         """Let the fast tier learn some of what waits, and its newest head answer; how many examples it learned."""
-        handing = self._handover is not None
-        if self._handover is not None and (outcome := self._handover.ended(handover.CHUNK)) is not None:
+        handing, outcome = self._handover is not None, None
+        if self._handover is not None:
+            outcome = self._handover.ended(handover.CHUNK, epoch=self.state.epoch)
+        if outcome is not None:
             self._handover = None
             self._ended(outcome, now)
         if self.unloaded:
             return int(handing)
-        step = self.tiers.freshen(
-            self.in_force,
-            now,
-            leading=self.learner.leading and self.in_force.epoch == self.state.epoch,
-        )
+        leading = self.learner.leading and self.in_force.epoch == self.state.epoch
+        step = self.tiers.freshen(self.in_force, now, leading=leading)
         if step.breach is not None:
             self._append(step.breach)
         return step.learned + handing

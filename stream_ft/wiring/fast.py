@@ -39,6 +39,8 @@ log = logging.getLogger("stream_ft.learn.fast")
 CHUNK = 64
 """Lessons learned in one go: about 50 ms."""
 CHECKPOINT_S = 60.0
+MOST_RECENT = 4_096
+"""Events that wait for the guard's question; one who stands by never asks it."""
 ON_LOG = 20
 """Heads left on their topic."""
 EVERY_TRIM = 10
@@ -102,10 +104,12 @@ class Fast:
         """Lessons in the last head."""
         self._kept = 0
         self._kept_at = -1e18
-        self._recent: list[tuple[npt.NDArray[np.float16], Example]] = []
+        self._recent: deque[tuple[npt.NDArray[np.float16], Example]] = deque(maxlen=MOST_RECENT)
         self._pairs: dict[str, deque[tuple[bool, bool]]] = {}
-        self._heard: dict[str, deque[tuple[npt.NDArray[np.float16], str]]] = {}
-        """Embeddings and labels of the same events, by source."""
+        self._against: dict[str, deque[tuple[npt.NDArray[np.float16], str, int]]] = {}
+        """Of the same events, by source, those that speak against the tier: embedding, label and sequence number."""
+        self._clean_from = -1
+        """Epoch of the last rollback: a checkpoint from before it may be what was left."""
         self._reference: tuple[str, AnyHead] | None = None
         self._newer: tuple[str, AnyHead] | None = None
         """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
@@ -124,6 +128,7 @@ class Fast:
         """
         if self._tier is None:
             self._take_up(state)
+        self._clean_from = max(self._clean_from, rolled_back)
         if state.epoch == self._epoch:
             return
         back = rolled_back > self._epoch
@@ -169,7 +174,7 @@ class Fast:
                 return
             except ArtifactError as error:
                 log.error("the fast tier that a round built cannot be taken up: %s", error)
-        for taken in self._store.lessons.checkpoints():
+        for taken in sorted(self._store.lessons.checkpoints(), key=lambda each: each.head != state.start_head):
             if taken.base != state.base or not (taken.head == state.start_head or taken.upto <= examples_upto):
                 continue
             try:
@@ -195,7 +200,7 @@ class Fast:
         """The guard compares with this checkpoint from now on."""
         self._recent.clear()
         self._pairs.clear()
-        self._heard.clear()
+        self._against.clear()
         self._reference = self._opened(head) if head else None
         self._newer = None
 
@@ -268,11 +273,13 @@ class Fast:
                 of_source = self._pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
                 of_source.append((lesson.predicted == lesson.label, old == lesson.label))
                 self._pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
-                heard = self._heard.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
-                heard.append((embedding, lesson.label))
+                if old == lesson.label != lesson.predicted:
+                    against = self._against.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
+                    against.append((embedding, lesson.label, lesson.seq))
             while len(self._pairs) > guard.SOURCES:
                 forgotten = next(iter(self._pairs))
-                del self._pairs[forgotten], self._heard[forgotten]
+                del self._pairs[forgotten]
+                self._against.pop(forgotten, None)
         self._since_newer += len(self._recent)
         self._recent.clear()
         verdict = guard.judge_each(self._pairs)
@@ -290,22 +297,33 @@ class Fast:
         return "" if self._reference is None else self._reference[0]
 
     def best(self, source: str) -> str:
-        """Head of the checkpoint to go back to: the newest that does as well on this source's events as any.
+        """Head of the checkpoint to go back to: the newest that gets right what a source's events say against it.
 
-        The one that the guard compares with may be old: what it lacks by age is not what is wrong now.
+        The one that the guard compares with may be old: what it lacks by age is not what is wrong now. Events that a
+        checkpoint has learned from say nothing for it, and what an earlier rollback has left does not come back.
         """
-        heard = self._heard.get(source)
-        if not heard:
-            return self.checkpoint
-        rows, labels = np.stack([embedding for embedding, _ in heard]), [label for _, label in heard]
-        of_base = [taken.head for taken in self._store.lessons.checkpoints() if taken.base == self._base]
-        opened = [found for head in dict.fromkeys(of_base) if (found := self._opened(head)) is not None]
-        if not opened:
-            return self.checkpoint
-        right = [
-            sum(said == label for (said, _), label in zip(h.predict(rows), labels, strict=True)) for _, h in opened
+        against = self._against.get(source)
+        known = [
+            taken
+            for taken in self._store.lessons.checkpoints()
+            if taken.base == self._base and (taken.epoch >= self._clean_from or taken.head == self.checkpoint)
         ]
-        return opened[guard.best(right)][0]
+        if not against or not known:
+            return self.checkpoint
+        rows = np.stack([embedding for embedding, _, _ in against])
+        right = []
+        for taken in known:
+            opened = self._opened(taken.head)
+            said = opened[1].predict(rows) if opened is not None else [("", 0.0)] * len(rows)
+            right.append(
+                sum(
+                    label == known_label and seq > taken.upto
+                    for (label, _), (_, known_label, seq) in zip(said, against, strict=True)
+                )
+            )
+        if max(right) < len(against) - guard.AS_GOOD:
+            return self.checkpoint
+        return known[guard.best(right)].head
 
     def publish(self, state: State, *, leader: str, now: float, ahead: bool = False, start_head: str = "") -> bool:
         """Append the tier's head; false if the log does not take it.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from stream_ft.errors import ArtifactError
+from stream_ft.errors import ArtifactError, StoreFullError
 from stream_ft.events import Example
 from stream_ft.learn.fast.tier import FastTier, weight_of
 from stream_ft.model.engines import Engine
@@ -47,6 +47,7 @@ class Handover:
         self._made: dict[int, npt.NDArray[np.float16]] = {}
         self._queue: deque[Example] = deque()
         self._looks = 0
+        self._found: int | None = None
 
     def _opened(self) -> FastTier:
         if self._tier is None:
@@ -68,7 +69,11 @@ class Handover:
         tier = self._opened()
         if not self._queue and self._looks < LOOKS and self._store.max_seq() > self._upto:
             self._looks += 1
-            self._queue.extend(example for example in self._store.training() if example.seq > self._upto)
+            found = [example for example in self._store.training() if example.seq > self._upto]
+            if self._found is not None and len(found) >= self._found:
+                self._looks = LOOKS  # more comes than is learned here: the rest follows after the promotion
+            self._found = len(found)
+            self._queue.extend(found)
             self._upto = self._store.max_seq()
         some = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         missing = [example for example in some if example.id not in self._made]
@@ -79,24 +84,40 @@ class Handover:
             tier.learn(self._made[example.id], example.label, weight_of(example.trust))
         return len(some)
 
-    def ended(self, limit: int) -> Outcome | None:
-        """A step; once nothing is left, the outcome to release, or why there is none."""
-        try:
-            return None if self.step(limit) else self.finished()
-        except (ArtifactError, OSError, SafetensorError) as error:
-            self.close()
-            return msgspec.structs.replace(
-                self._outcome, result=None, reason=f"What came since the round could not be learned: {error}."
-            )
+    def ended(self, limit: int, *, epoch: int) -> Outcome | None:
+        """A step; once nothing is left, the outcome to release, or why there is none.
 
-    def finished(self) -> Outcome:
+        Args:
+            epoch: of now. A message that began another has overtaken the candidate.
+
+        Raises:
+            StoreFullError: the disk is full; the same call again goes on.
+        """
+        if epoch != self._outcome.job.epoch:
+            return self._given_up(f"It was overtaken: the epoch is {epoch}, and was {self._outcome.job.epoch}")
+        try:
+            if self.step(limit):
+                return None
+        except (ArtifactError, OSError, SafetensorError) as error:
+            return self._given_up(f"What came since the round could not be learned: {error}")
+        return self._finished()
+
+    def _given_up(self, why: str) -> Outcome:
+        self.close()
+        return msgspec.structs.replace(self._outcome, result=None, reason=f"{why.rstrip('.')}.")
+
+    def _finished(self) -> Outcome:
         """The round's outcome, as if it had learned all of it. The tier, its head and the embeddings are written."""
         tier, folder = self._opened(), self._outcome.folder
-        self.close()
-        (folder / "tier.safetensors").write_bytes(tier.to_bytes())
-        (folder / "head.safetensors").write_bytes(tier.head().to_bytes())
         ids = np.array(list(self._made), np.int64)
-        save_file({"ids": ids, "embeddings": np.stack(list(self._made.values()))}, folder / "embeddings.safetensors")
+        embeddings = np.stack(list(self._made.values()))
+        try:
+            (folder / "tier.safetensors").write_bytes(tier.to_bytes())
+            (folder / "head.safetensors").write_bytes(tier.head().to_bytes())
+            save_file({"ids": ids, "embeddings": embeddings}, folder / "embeddings.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise StoreFullError(f"The folder of a round {folder} cannot be written: {error}.") from error
+        self.close()
         result = self._outcome.result
         assert result is not None
         return msgspec.structs.replace(

@@ -17,8 +17,8 @@ from stream_ft.replay.neardup import NearDuplicates, normalise
 from stream_ft.replay.store import Store
 
 ROOM = 7
-"""From so many times the least number of examples to judge by on, a round of the encoder is judged by twice as many: it
-costs a hundred times a round of the head, and what it gained says whether the next one is worth it."""
+"""Where there are so many times the least number of examples to judge by, a round of the encoder is judged by twice as
+many: it costs a hundred times a round of the head, and what it gained says whether the next one is worth it."""
 LEAST_STEPS = 16
 """Few examples are passed over once, but in so many steps at least: more passes cost time and gain next to nothing."""
 EMBED = 256
@@ -69,7 +69,8 @@ def plan(
     state, chosen = champion.state, settings.round
     adapting = kind == "adapt" and chosen.method != "head"
     training, holdout, minimum = store.training(), store.holdout(), settings.schedule.min_evaluation
-    if adapting and len(training) + len(holdout) >= ROOM * minimum:
+    unseen = sum(example.seq > champion.examples_upto for example in training)
+    if adapting and len(holdout) + unseen >= ROOM * minimum:
         minimum *= 2
     split = evaluate.split(training, holdout, minimum=minimum, champion_upto=champion.examples_upto)
     if isinstance(split, evaluate.TooFew):

@@ -68,13 +68,13 @@ class Recorder:
 @pytest.mark.parametrize("delay", [0, 2])
 def test_each_event_is_predicted_before_its_label_comes_and_every_label_comes(delay: int):
     peer = Recorder()
-    made = stream(["a"] * 5, delay=delay, phases=["1", "1", "1", "2", "2"])
-    rows = np.zeros((5, 4), np.float16)
+    made = stream(["a"] * 60, delay=delay, phases=["1"] * 31 + ["2"] * 29)
+    rows = np.zeros((60, 4), np.float16)
     outputs, said, _, asked = follow(peer, made, rows, rows[:3], lambda: float(len(peer.told)))
-    assert outputs == [str(max(0, at - delay)) for at in range(5)]
-    assert asked == max(0, 3 - delay)
-    assert peer.told == [f"t{at}" for at in range(5)]
-    assert said == ["5"] * 3
+    assert outputs == [str(max(0, at - delay)) for at in range(60)]
+    assert asked == 50 - delay
+    assert peer.told == [f"t{at}" for at in range(60)]
+    assert said == ["60"] * 3
 
 
 @pytest.mark.parametrize("name", ["frozen", "river_softmax", "river_nb", "ncm", "softmax", "ridge", "concepts"])

@@ -11,12 +11,15 @@ import pytest
 from learning_parts import Learning
 from safetensors.numpy import save_file
 
+from stream_ft import control
+from stream_ft.errors import StoreFullError
 from stream_ft.events import Example, LabelCorrection, LabelledEvent, to_json
 from stream_ft.learn.fast.tier import FastTier, taught
 from stream_ft.learn.job import Job, Result
 from stream_ft.model.mixture import read_head
 from stream_ft.ports import Record
 from stream_ft.replay.store import Applied
+from stream_ft.wiring import handover
 from stream_ft.wiring.rounds import Outcome
 
 SUBJECTS = ("card", "transfer", "refund", "exchange", "password", "top-up", "cash", "statement")
@@ -165,6 +168,43 @@ def test_what_came_during_the_round_is_learned_before_its_base_answers(learning:
     assert start.predict(learning.engine.encode(["my zebra ff"]))[0][0] == "zebra", "the release itself"
     made = {example.id: example for example in core.store.training() if example.label == "zebra"}
     assert {example.embedding_base for example in made.values()} == {core.state.base}
+
+
+def test_a_base_that_was_overtaken_meanwhile_is_learned_no_further(learning: Learning) -> None:
+    feed(learning, 0, 300)
+    core = learning.core
+    outcome, _ = brought(learning, core.store.training())
+    encoder(learning, NEW)
+    core.finish(outcome, learning.clock.now())
+    learning.issue(control.Rollback, to_epoch=0, reason="by hand")
+    learning.step(2)
+    assert core.state.epoch == 2
+    assert core._handover is None
+    assert any("overtaken" in said for said in learning.said("failure"))
+    assert not learning.said("promotion")
+
+
+def test_a_disk_that_is_full_ends_no_handover(learning: Learning, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed(learning, 0, 300)
+    core = learning.core
+    outcome, _ = brought(learning, core.store.training())
+    encoder(learning, NEW)
+    full = True
+
+    def save(*arguments: object) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        save_file(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(handover, "save_file", save)
+    core.finish(outcome, learning.clock.now())
+    for _ in range(4):  # the 60 that were withheld
+        core.freshen(learning.clock.now())
+    with pytest.raises(StoreFullError):
+        core.freshen(learning.clock.now())
+    full = False
+    learning.step(3)
+    assert core.state.epoch == 2
 
 
 def test_a_base_that_the_engine_does_not_take_is_not_promoted(learning: Learning) -> None:

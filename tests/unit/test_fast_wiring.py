@@ -244,6 +244,42 @@ def test_an_import_of_wrong_labels_is_undone_by_what_the_others_say(learning: Le
     assert any("of a source" in said for said in learning.said("rollback"))
 
 
+def test_the_guard_does_not_go_back_to_a_checkpoint_of_the_wrong_labels(learning: Learning) -> None:
+    """Which knows more of what came lately than the clean one: that is not what the events say against the tier."""
+    told(learning, 0, 60, "desk")
+    told(learning, 60, 120, "desk")
+    clean = {taken.head for taken in learning.store.lessons.checkpoints()}
+    epoch = learning.core.state.epoch
+    for number in range(30):
+        label = LabelCorrection(label="card")
+        event = LabelledEvent(id=f"c{number}", input=f"my card {number:x} is gone", correction=label, source="desk")
+        learning.publish("labels", to_json(event))
+    learning.step(2)
+    told(learning, 1_000, 1_300, "import", swapped=True)
+    for start in range(120, 360, 20):
+        told(learning, start, start + 20, "desk")
+        if learning.core.state.epoch > epoch:
+            break
+    assert learning.core.state.start_head in clean
+    learning.step(2)
+    assert right(learning)
+
+
+def test_what_a_rollback_has_left_is_not_gone_back_to(learning: Learning) -> None:
+    told(learning, 0, 60, "desk")
+    told(learning, 60, 120, "desk")
+    good = learning.store.lessons.checkpoints()[0].head
+    told(learning, 120, 180, "desk")
+    left = learning.store.lessons.checkpoints()[0].head
+    assert left != good
+    learning.issue(control.Rollback, to_epoch=learning.core.state.epoch, checkpoint=good, reason="by hand")
+    learning.step(2)
+    assert learning.core.state.start_head == good
+    embedding = learning.engine.encode(["please refund ff my money"])[0]
+    fast(learning)._against["desk"] = deque([(embedding, "money", 10**9)] * 30)
+    assert fast(learning).best("desk") != left
+
+
 def test_a_change_that_all_sources_tell_of_is_followed(learning: Learning) -> None:
     told(learning, 0, 120, "desk")
     epoch = learning.core.state.epoch

@@ -70,8 +70,9 @@ class AlarmAt:
         self.resets += 1
 
     def reading(self) -> Reading:
-        recent = self.errors[-10:]
-        return Reading(detector="fake", statistic=0.0, threshold=1.0, error=sum(recent) / max(1, len(recent)))
+        recent = self.errors[-50:]
+        error = sum(recent) / max(1, len(recent))
+        return Reading(detector="fake", statistic=0.0, threshold=1.0, error=error, over=len(recent))
 
 
 def learner(found: Any = None, *, leads: bool = True, **policy: Any) -> Learner:
@@ -475,7 +476,7 @@ def test_an_encoder_round_that_died_is_tried_again_once_and_its_alarm_stays() ->
 
 def test_an_alarm_whose_errors_fell_again_is_answered() -> None:
     """A rise from 0.1 to 0.4: below 0.25 the heads have answered it."""
-    for later, kind in (([True, False] * 5, "adapt"), ([True, False, False, False, False] * 2, "head")):
+    for later, kind in (([True, False] * 25, "adapt"), ([True, False, False, False, False] * 10, "head")):
         core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
         core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
         core.step([ended(0.5, 0.5)], 1.0)
@@ -488,8 +489,29 @@ def test_an_alarm_whose_errors_fell_again_is_answered() -> None:
 def test_an_alarm_is_not_answered_before_anything_was_learned_since() -> None:
     core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
     core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
-    core.step([learned(950, errors=[False] * 10)], 1.0)
+    core.step([learned(950, errors=[False] * 60)], 1.0)
     assert core.memory.drift_at == 900
+
+
+def test_an_alarm_is_not_answered_by_errors_of_which_nothing_is_known() -> None:
+    """After a restart, or where few labels cover what they sample."""
+    core = learner(AlarmAt(3), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+    core.step([controlled(), learned(900, errors=[True] * 3)], 0.0)
+    again = learner(AlarmAt(), adapt_first=10_000, adapt_every=10_000, adapt_after_drift=300)
+    again.restore(core.snapshot())
+    (started,) = again.step([controlled(), learned(1_300, errors=[False] * 5)], 10.0)
+    assert isinstance(started, StartRound)
+    assert started.kind == "adapt"
+
+
+def test_an_alarm_that_came_during_a_round_is_not_answered_by_it() -> None:
+    core = learner(AlarmAt(3), adapt_after_drift=300)
+    (started,) = core.step([controlled(), learned(2_000)], 0.0)
+    assert isinstance(started, StartRound)
+    assert started.kind == "adapt"
+    core.step([learned(2_050, errors=[True] * 3)], 1.0)
+    core.step([ended(0.5, 0.2, kind="lora")], 2.0)
+    assert core.memory.drift_at == 2_050
 
 
 @pytest.mark.parametrize(
