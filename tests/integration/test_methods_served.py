@@ -78,10 +78,11 @@ def house(request: pytest.FixtureRequest, tmp_path: Path, base: BaseFolder, cach
         ROUND__STEPS="24",
         ROUND__RANK="4",
         ROUND__LAST_LAYERS="1",
-        ROUND__LEARNING_RATE="5e-3",
+        ROUND__LEARNING_RATE="1e-3" if request.param[0] == "lora" else "5e-3",
         SCHEDULE__MIN_NEW=str(HEAD),
         SCHEDULE__ADAPT_FIRST=str(ADAPT),
         SCHEDULE__ADAPT_EVERY=str(ADAPT),
+        SCHEDULE__ADAPT_MISJUDGED="0",
         GATE__CLASS_FLOOR="1.0",
         REPLAY__CONTRADICTIONS="1000",  # a BERT of random weights finds all texts alike
     ) as made:
