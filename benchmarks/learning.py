@@ -281,27 +281,26 @@ def _draw(path: Path, cells: dict[str, Any], seed: int, *, quick: bool) -> None:
     rows = -(-len(curves) // columns) or 1
     figure, axes = pyplot.subplots(rows, columns, figsize=(6.5 * columns, 3.4 * rows), squeeze=False, sharey=True)
     everyone = list(dict.fromkeys(learner for found in curves.values() for learner in found))
-    colours = dict(zip(everyone, pyplot.colormaps["tab20"](range(len(everyone))), strict=True))
+    # Ten colours can be told apart; where there are more learners, the line differs.
+    looks = {name: (pyplot.colormaps["tab10"](at % 10), "-" if at < 10 else "--") for at, name in enumerate(everyone)}
+    named: dict[str, Any] = {}
     for axis, (name, found) in zip(axes.flat, curves.items(), strict=False):
         for learner, curve in found.items():
             ours = learner == "stream_ft"
-            axis.plot(
-                np.linspace(0, 1, len(curve)),
-                curve,
-                label=learner,
-                color="black" if ours else colours[learner],
-                linewidth=2 if ours else 1.1,
+            colour, style = ("black", "-") if ours else looks[learner]
+            (named[learner],) = axis.plot(
+                np.linspace(0, 1, len(curve)), curve, style, color=colour, linewidth=2.2 if ours else 1.1
             )
         axis.set_title(name)
         axis.set_xlabel("share of the stream")
         axis.set_ylabel(f"accuracy of the last {WINDOW}")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="lower right")
     for axis in list(axes.flat)[len(curves) :]:
         axis.remove()
     figure.tight_layout()
+    figure.legend(named.values(), named, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _write(path: Path, cells: dict[str, Any], seeds: list[int], *, quick: bool, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -112,34 +113,43 @@ class RiverNaiveBayes:
 
 
 class LoraReplay:
-    """The standard recipe: LoRA on all linear layers and a linear head, a step per 32 events, on those and as many
-    that are replayed from a reservoir of 2,000 (Chaudhry et al. 2019, arXiv:1902.10486)."""
+    """The standard recipe: LoRA on all linear layers and a cosine head, a step of AdamW per 32 events, on those and as
+    many that are replayed from a reservoir of 2,000 (Chaudhry et al. 2019, arXiv:1902.10486)."""
 
-    EVERY, REPLAYED, CAPACITY, RATE, HEAD_RATE = 32, 32, 2_000, 5e-4, 1e-2
+    EVERY, REPLAYED, CAPACITY, RATE, HEAD_RATE, SCALE = 32, 32, 2_000, 5e-4, 1e-2, 16.0
+    MOST_LABELS = 512
 
     def __init__(self, model_path: str, *, max_tokens: int, seed: int) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path)
         model = AutoModel.from_pretrained(model_path, add_pooling_layer=False)
-        self._model: Any = get_peft_model(
-            model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
-        )
+        config = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
+        with warnings.catch_warnings():
+            # peft still asks transformers for an attribute by its former name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self._model: Any = get_peft_model(model, config)
         self._max_tokens = max_tokens
-        self._dim = int(model.config.hidden_size)
-        self._head = torch.nn.Linear(self._dim, 0, bias=False)
+        self._head = torch.nn.Parameter(torch.zeros(self.MOST_LABELS, int(model.config.hidden_size)))
         self._labels: list[str] = []
         self._new: list[tuple[str, str]] = []
         self._memory: list[tuple[str, str]] = []
         self._seen = 0
         self._draw = random.Random(seed)
-        self._optimizer = torch.optim.AdamW([p for p in self._model.parameters() if p.requires_grad], lr=self.RATE)
+        adapters = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": adapters, "lr": self.RATE}, {"params": [self._head], "lr": self.HEAD_RATE, "weight_decay": 0.0}]
+        )
 
-    def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
+    def _logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """``[B, C]``."""
         import torch
 
         rows = self._tokenizer(
@@ -147,7 +157,8 @@ class LoraReplay:
         )
         hidden = self._model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).last_hidden_state
         mask = rows["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+        embeddings = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+        return self.SCALE * embeddings @ self._head[: len(self._labels)].T
 
     def predict(self, text: str, embedding: Rows) -> str:
         """The most probable label, by the encoder as it is now."""
@@ -161,7 +172,7 @@ class LoraReplay:
             return [""] * len(texts)
         self._model.eval()
         with torch.inference_mode():
-            return [self._labels[int(row)] for row in self._head(self._embedded(texts)).argmax(1)]
+            return [self._labels[int(row)] for row in self._logits(texts).argmax(1)]
 
     def learn(self, text: str, embedding: Rows, label: str) -> None:
         """Remember it, and take a step when it is time."""
@@ -181,29 +192,12 @@ class LoraReplay:
         import torch
 
         self._model.train()
-        self._grow([label for _, label in rows])
+        self._labels += sorted({label for _, label in rows} - set(self._labels))
         targets = torch.tensor([self._labels.index(label) for _, label in rows])
-        # A cosine of at most 1 needs a scale to become a logit.
-        loss = torch.nn.functional.cross_entropy(self._head(self._embedded([text for text, _ in rows])), targets)
+        loss = torch.nn.functional.cross_entropy(self._logits([text for text, _ in rows]), targets)
         self._optimizer.zero_grad(set_to_none=True)
-        self._head.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        with torch.no_grad():
-            self._head.weight -= 2.0 * self._head.weight.grad  # the rate of the plain online softmax
-
-    def _grow(self, labels: Sequence[str]) -> None:
-        import torch
-
-        new = sorted(set(labels) - set(self._labels))
-        if not new:
-            return
-        self._labels += new
-        grown = torch.nn.Linear(self._dim, len(self._labels), bias=False)
-        with torch.no_grad():
-            grown.weight.zero_()
-            grown.weight[: len(self._head.weight)] = self._head.weight
-        self._head = grown
 
 
 PEERS: dict[str, Callable[..., Peer]] = {

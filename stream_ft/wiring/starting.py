@@ -18,7 +18,7 @@ from stream_ft.replay.store import Store
 
 ROOM = 7
 """Where there are so many times the least number of examples to judge by, a round of the encoder is judged by twice as
-many: it costs a hundred times a round of the head, and what it gained says whether the next one is worth it."""
+many: it costs far more than a round of the head, and what it gained says whether the next one is worth it."""
 LEAST_STEPS = 16
 """Few examples are passed over once, but in so many steps at least: more passes cost time and gain next to nothing."""
 EMBED = 256
