@@ -216,4 +216,4 @@ def test_a_base_that_the_engine_does_not_take_is_not_promoted(learning: Learning
     learning.step(2)
     assert core.state.epoch == 1
     assert any("could not be learned" in said for said in learning.said("failure"))
-    assert feed(learning, 300, 310) >= 0, "and the learner goes on"
+    assert feed(learning, 300, 340) > 0.3, "and the learner goes on"
