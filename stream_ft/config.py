@@ -171,7 +171,9 @@ class RoundSettings(Section):
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
     steps: int = Field(default=48, ge=1)
-    """Most steps of the optimiser; where a pass over the examples takes fewer, it is those, but at least 16."""
+    """Most steps of the optimiser."""
+    passes: float = Field(default=1.0, gt=0)
+    """Most passes over the examples, where they take fewer steps than that; at least 16 steps are taken."""
     batch: int = Field(default=32, ge=1)
     """Examples in a step."""
     fresh_share: float = Field(default=0.5, ge=0, le=1)

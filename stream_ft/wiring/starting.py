@@ -20,7 +20,7 @@ ROOM = 7
 """Where there are so many times the least number of examples to judge by, a round of the encoder is judged by twice as
 many: it costs far more than a round of the head, and what it gained says whether the next one is worth it."""
 LEAST_STEPS = 16
-"""Few examples are passed over once, but in so many steps at least: more passes cost time and gain next to nothing."""
+"""However few the examples are."""
 EMBED = 256
 """Texts embedded in one go before a round of the head."""
 
@@ -93,7 +93,7 @@ def plan(
         champion_head=str(registry.head_path(state.start_head)),
         task=settings.model.task,
         seed=settings.seed,
-        steps=min(chosen.steps, max(LEAST_STEPS, math.ceil(len(split.train) / chosen.batch))),
+        steps=min(chosen.steps, max(LEAST_STEPS, math.ceil(chosen.passes * len(split.train) / chosen.batch))),
         batch=chosen.batch,
         fresh_share=chosen.fresh_share,
         fresh_after_seq=champion.adapt_upto,

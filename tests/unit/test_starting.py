@@ -1,45 +1,57 @@
-"""From the wish for a round to its examples: what is judged by has no twin in the training."""
+"""What a round of the encoder is given: how many steps, and how many examples it is judged by."""
 
 from __future__ import annotations
 
-from stream_ft.events import Example, LabelCorrection
-from stream_ft.learn.evaluate import Split
-from stream_ft.wiring.starting import apart
+from pathlib import Path
+
+import pytest
+from learning_parts import Learning
+
+from stream_ft.wiring import starting
 
 
-def example(seq: int, text: str, *, holdout: bool = False) -> Example:
-    return Example(
-        seq=seq, id=seq, input=text, correction=LabelCorrection(label="a"), source="s", trust=2, holdout=holdout
+def planned(learning: Learning, kind: str) -> starting.Planned:
+    core = learning.core
+    found = starting.plan(
+        kind,  # type: ignore[arg-type]
+        starting.Champion(state=core.state, examples_upto=0, adapt_upto=0),
+        settings=core.settings,
+        store=core.store,
+        registry=core.registry,
+        base=core._base,
+        embed_missing=core.embed_missing,
+        deterministic=True,
     )
+    assert isinstance(found, starting.Planned)
+    return found
 
 
-def flood(seq: int) -> Example:
-    return example(seq, f"please tell me where my parcel is, it has not arrived yet, thank you {seq}")
+@pytest.mark.parametrize(("passes", "batch", "steps"), [(1.0, 4, 40), (2.0, 4, 48), (1.0, 32, 16), (0.5, 4, 20)])
+def test_few_examples_are_not_passed_over_more_often_than_asked(
+    tmp_path: Path, passes: float, batch: int, steps: int
+) -> None:
+    # 160 of 200 are left to train on: 40 are withheld.
+    learning = Learning(tmp_path, **{"schedule.min_evaluation": 40, "round.passes": passes, "round.batch": batch})
+    try:
+        learning.step(2)
+        learning.label(0, 200)
+        learning.step(4)
+        assert planned(learning, "adapt").job.steps == pytest.approx(steps, abs=2)
+    finally:
+        learning.close()
 
 
-def other(seq: int) -> Example:
-    return example(seq, f"{seq * 7919} completely {chr(97 + seq % 26) * 9} different {seq * 31} words")
-
-
-def test_new_training_examples_that_are_nearly_withheld_wait_for_the_next_round() -> None:
-    train = [other(1), other(2), *(flood(seq) for seq in range(11, 21))]
-    split = apart(Split(train=train, evaluate=[flood(21), flood(22)], examples_upto=20), champion_upto=10)
-    assert [e.seq for e in split.train] == [1, 2]
-    assert [e.seq for e in split.evaluate] == [21, 22]
-    assert split.examples_upto == 20
-
-
-def test_what_the_champion_was_trained_on_stays() -> None:
-    train = [flood(1), other(2)]
-    assert apart(Split(train=train, evaluate=[flood(21)], examples_upto=20), champion_upto=10).train == train
-
-
-def test_the_holdout_is_kept_apart_by_the_store() -> None:
-    held = example(5, flood(5).input, holdout=True)
-    train = [other(11), flood(12)]
-    assert apart(Split(train=train, evaluate=[held], examples_upto=12), champion_upto=10).train == train
-
-
-def test_a_round_never_loses_all_it_trains_on() -> None:
-    split = Split(train=[flood(11)], evaluate=[flood(12)], examples_upto=11)
-    assert apart(split, champion_upto=10) == split
+@pytest.mark.parametrize(("kind", "minimum", "judged"), [("adapt", 25, 50), ("adapt", 40, 40), ("head", 25, 25)])
+def test_an_encoder_is_judged_by_twice_as_many_where_there_are_enough(
+    tmp_path: Path, kind: str, minimum: int, judged: int
+) -> None:
+    learning = Learning(tmp_path, **{"schedule.min_evaluation": 1_000_000})
+    try:
+        learning.step(2)
+        learning.label(0, 200)
+        learning.step(4)
+        learning.core.settings.schedule.min_evaluation = minimum
+        found = planned(learning, kind)
+        assert len(found.split.evaluate) == pytest.approx(judged, abs=2)
+    finally:
+        learning.close()
