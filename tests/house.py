@@ -236,6 +236,12 @@ class House:
         response.raise_for_status()
         return str(next(row["version"] for row in response.json()["versions"] if row["active"]))
 
+    def answering(self) -> tuple[str, str]:
+        """Base and head of the version that answers: its name also changes when a learner takes the lead."""
+        rows = self.http.get("/versions").json()["versions"]
+        active = next(row for row in rows if row["active"])
+        return active["base"], active["start_head"]
+
     def learned(self) -> int:
         """``examples_upto`` of the version that answers."""
         rows = self.http.get("/versions").json()["versions"]

@@ -98,7 +98,7 @@ def test_fault_24_a_server_that_starts_without_its_broker_serves_what_it_served(
         assert house.version() == version
         assert house.predict() is not None
         assert time.monotonic() - began < 60
-        assert house.status_of("learn") == 503
+        wait_for("the learner's probe", lambda: house.status_of("learn") == 503)
         broker.start()
         wait_for("the learner is back", lambda: house.status_of("learn") == 200, 60)
         house.send(5)

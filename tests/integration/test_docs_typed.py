@@ -225,12 +225,12 @@ def test_what_operate_says_of_a_running_system_is_so(tmp_path: Path) -> None:
         wait_for("all in the store", house.caught_up, 30)
         shell.type("stream-ft control pause")  # or a round that begins meanwhile would bring another version
         wait_for("the pause", lambda: house.http.get("/status").json()["serve"]["paused"], 20)
-        stood = house.version()
+        stood = house.answering()
         assert house.stop("up") == 143
         assert not re.search(r"Traceback", house.log("up"))
         shutil.copytree(house.state, tmp_path / "moved")
     with House(tmp_path / "house", STATE_DIR=str(tmp_path / "moved")) as moved:
         moved.start("up")
         moved.ready("serve")
-        assert moved.version() == stood
+        assert moved.answering() == stood
         assert moved.stop("up") == 143

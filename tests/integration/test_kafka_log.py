@@ -261,7 +261,7 @@ def test_a_reader_that_does_not_come_back_for_more_bounds_what_waits(open_log: O
     feed = log._reader._feeds[TopicPartition(name, 0)]
     wait_for("the pause", lambda: feed.paused, 20)
     time.sleep(0.3)
-    assert ENOUGH <= len(feed.waiting) <= ENOUGH + CHUNK
+    assert ENOUGH - 1 <= len(feed.waiting) <= ENOUGH + CHUNK  # the read may have taken its one after the pause
     assert values(log, name, offset=1) == [b"%d" % number for number in range(1, count)]
     wait_for("the resumption", lambda: not feed.paused, 5)
 
