@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -142,18 +143,34 @@ def run(stream: Stream, settings: dict[str, Any], seed: int) -> Cell:
     )
 
 
-def run_other(name: str, stream: Stream, seed: int) -> Cell:
+class Embeddings:
+    """Of the pretrained encoder, which the others never train: each text is encoded once in a run."""
+
+    def __init__(self) -> None:
+        self.settings = load(None, {})
+        self.base = resolve(self.settings.model.base)
+        self.engine = encoding.open_engine(self.settings, self.base, threads=1)
+        self._known: dict[str, np.ndarray] = {}
+
+    def of(self, texts: Sequence[str]) -> np.ndarray:
+        """``[N, dim]``."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= zip(new, encoded(self.engine, new), strict=True)
+        return np.stack([self._known[text] for text in texts])
+
+
+def run_other(name: str, stream: Stream, seed: int, known: Embeddings) -> Cell:
     """Another learner on one stream."""
-    settings = load(None, {"seed": seed})
-    base = resolve(settings.model.base)
-    engine = encoding.open_engine(settings, base, threads=1)
-    embeddings = encoded(engine, [event.text for event in stream.events])
-    test = encoded(engine, [text for text, _ in stream.test])
+    embeddings = known.of([event.text for event in stream.events])
+    test = known.of([text for text, _ in stream.test])
     if name == "offline":
         return Cell(
             outputs=None, final=offline(stream, embeddings, test, seed=seed), learn_cpu_s=None, after_first=None
         )
-    peer = PEERS[name](dim=engine.dim, seed=seed, model_path=str(base.path), max_tokens=settings.model.max_tokens)
+    peer = PEERS[name](
+        dim=known.engine.dim, seed=seed, model_path=str(known.base.path), max_tokens=known.settings.model.max_tokens
+    )
 
     def ask() -> float | None:
         if stream.first_phase is None:
@@ -197,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--plot", type=Path, help="file for a picture of the first seed's curves (.svg or .png)")
     asked = parser.parse_args()
+    threadpool_limits(1, user_api="blas")  # as the command line does for its processes
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     chosen = asked.learners.split(",")
     if wrong := (set(chosen) - set(LEARNERS)) | (set(asked.streams.split(",")) - set(STREAMS)):
@@ -204,6 +222,7 @@ def main() -> None:
     kept = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
     cells: dict[str, Any] = kept.get("cells", {})
     train, test = banking77("train"), banking77("test")
+    known: Embeddings | None = None
     begun = time.monotonic()
     for name in asked.streams.split(","):
         for learner in chosen:
@@ -213,7 +232,11 @@ def main() -> None:
                     stream = make(
                         name, train, test[:300] if asked.quick else test, seed=seed, limit=QUICK * asked.quick
                     )
-                    cell = run(stream, OURS[learner], seed) if learner in OURS else run_other(learner, stream, seed)
+                    if learner in OURS:
+                        cell = run(stream, OURS[learner], seed)
+                    else:
+                        known = known or Embeddings()
+                        cell = run_other(learner, stream, seed, known)
                     cells[key] = cell.figures(stream) | {"curve": cell.curve(stream)}
                 told = {name: value and round(value, 3) for name, value in cells[key].items() if name != "curve"}
                 print(key, told, flush=True)

@@ -10,7 +10,7 @@ from stream_ft.config_section import Section
 class FastSettings(Section):
     """The fast tier: small heads over the embedding that learn from every event."""
 
-    enabled: bool = False
+    enabled: bool = True
     """Learn from every event as it comes, beside the rounds."""
     experts: str = "softmax,means,concepts"
     """Learners that are mixed, with commas between them."""
