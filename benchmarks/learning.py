@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command line does: threads that wait for work would count as learning
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -214,7 +216,6 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--plot", type=Path, help="file for a picture of the first seed's curves (.svg or .png)")
     asked = parser.parse_args()
-    threadpool_limits(1, user_api="blas")  # as the command line does for its processes
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     chosen = asked.learners.split(",")
     if wrong := (set(chosen) - set(LEARNERS)) | (set(asked.streams.split(",")) - set(STREAMS)):
