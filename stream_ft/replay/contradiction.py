@@ -203,7 +203,7 @@ class Neighbourhood:
 
     def _grow(self) -> None:
         old = len(self._active)
-        more = max(256, old // 2)
+        more = max(256, old // 8)  # each event is compared with all rows there are, empty ones too
         self._matrix = np.pad(self._matrix, ((0, more), (0, 0)))
         self._ids = np.pad(self._ids, (0, more))
         self._times = np.pad(self._times, (0, more))

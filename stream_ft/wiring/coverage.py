@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
+from operator import itemgetter
 
 MARKS = 20_000
 """Transactions remembered; a round that began before the oldest of them claims no more than the version before it."""
@@ -42,9 +44,5 @@ class Coverage:
         Args:
             known: what a version that covers no more is known to cover.
         """
-        covered = dict(known)
-        for reached, offsets in self._marks:
-            if reached > seq:
-                break
-            covered = offsets
-        return covered
+        found = bisect_right(self._marks, seq, key=itemgetter(0))
+        return self._marks[found - 1][1] if found else dict(known)

@@ -15,7 +15,7 @@ class Meter:
     """Measures from ``with`` to its end.
 
     Attributes:
-        cpu_s: CPU seconds of this process and of its children that have ended.
+        cpu_s: CPU seconds of this process and of its children that have ended, without what measuring took.
         wall_s: wall-clock seconds.
         peak_rss_mb: highest sum of resident sizes over all processes at one time, sampled five times a second. Pages
             that processes share count in each.
@@ -25,6 +25,7 @@ class Meter:
         self.cpu_s = 0.0
         self.wall_s = 0.0
         self.peak_rss_mb = 0.0
+        self._own = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="meter", daemon=True)
         self._process = psutil.Process()
@@ -37,13 +38,14 @@ class Meter:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.cpu_s = cpu_seconds() - self._cpu
+        self.cpu_s = cpu_seconds() - self._cpu - self._own
         self.wall_s = time.monotonic() - self._wall
 
     def _watch(self) -> None:
         while True:
             self.peak_rss_mb = max(self.peak_rss_mb, resident_mb(self._process))
             if self._stop.wait(EVERY_S):
+                self._own = time.thread_time()
                 return
 
 
