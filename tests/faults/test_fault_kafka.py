@@ -1,15 +1,25 @@
-"""Faults 5 and 24 on Kafka: the broker is killed, frozen, or not there when a process starts."""
+"""Faults 5, 6, 8 and 24 on Kafka: the broker is killed, frozen, or not there when a process starts; the log has lost
+what was not read yet; what is on it is no event."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from broker import Broker, missing
-from house import House, wait_for
+from house import MODEL, House, wait_for
+from test_fault_bytes import BAD
+
+from stream_ft.config import load
+from stream_ft.metrics.labels import DEAD_LETTERS
+from stream_ft.ports import EventLog, Outgoing
+from stream_ft.topics import topic
+from stream_ft.wiring.broker import open_event_log
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 PATIENT = {"KAFKA__DEADLINE_S": "3"}
@@ -103,3 +113,74 @@ def test_fault_24_a_server_that_starts_without_its_broker_serves_what_it_served(
         wait_for("the learner is back", lambda: house.status_of("learn") == 200, 60)
         house.send(5)
         settled(house)
+
+
+@contextmanager
+def writing(house: House, broker: Broker) -> Iterator[EventLog]:
+    """The log, by somebody who may write labels."""
+    settings = load(None, {"broker": broker.url, "state_dir": str(house.state)})
+    log = open_event_log(settings, writes=[topic(MODEL, "labels")])
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def reason(house: House) -> str:
+    """What the learner's probe says."""
+    answer = httpx.get(f"http://127.0.0.1:{house.learn_port}/readyz", timeout=5.0, trust_env=False)
+    return "" if answer.status_code == 200 else answer.text
+
+
+@pytest.mark.parametrize("how", ["retention", "deleted"])
+def test_fault_06_what_kafka_no_longer_has_halts_the_learner(tmp_path: Path, broker: Broker, how: str) -> None:
+    labels = topic(MODEL, "labels")
+    with House(tmp_path, BROKER=broker.url, **PATIENT) as house:
+        house.start("learn")
+        house.start("serve")
+        house.ready("learn")
+        house.ready("serve")
+        house.send(30)
+        settled(house)
+        before = sorted(house.applied())
+        house.kill("learn")
+        house.send(30)
+        with writing(house, broker) as log:
+            if how == "retention":
+                for part in log.partitions(labels):
+                    log.trim(labels, part, log.bounds(labels, part)[1])
+                log.append(
+                    [Outgoing(topic=labels, key=b"n", value=b'{"id": "n", "input": "new", "label": "greeting"}')]
+                )
+        if how == "deleted":
+            with closing(broker.admin()) as admin:
+                admin.delete_topics([labels])
+        house.start("learn")
+        said = "Offset" if how == "retention" else "was deleted"
+        wait_for("it halts", lambda: house.status_of("learn") == 503 and said in reason(house), 60)
+        assert labels in reason(house)
+        time.sleep(1)
+        assert sorted(house.applied()) == before, "nothing after the gap is read"
+        assert house.predict() is not None
+        assert all(process.poll() is None for process in house.processes.values()), "no process ended"
+
+
+def test_fault_08_on_kafka_what_is_no_event_is_a_dead_letter(tmp_path: Path, broker: Broker) -> None:
+    labels = topic(MODEL, "labels")
+    with House(tmp_path, BROKER=broker.url, **PATIENT) as house:
+        house.start("learn")
+        house.start("serve")
+        house.ready("learn")
+        house.ready("serve")
+        with writing(house, broker) as log:
+            log.append([Outgoing(topic=labels, key=b"k", value=value) for value in BAD])
+        house.send(5)
+        wait_for("what follows is read", lambda: len(house.applied()) == 5, 60)
+        wait_for("the dead letters", lambda: len(house.records("dlq")) == len(BAD), 30)
+        letters = {record.value: dict(record.headers) for record in house.records("dlq")}
+        for value, wanted in BAD.items():
+            headers = letters[value]
+            assert headers["__connect.errors.exception.class.name"].decode() in DEAD_LETTERS
+            assert wanted in (None, headers["__connect.errors.exception.class.name"].decode())
+            assert headers["__connect.errors.topic"].decode() == labels
+        assert house.status_of("learn") == 200
