@@ -22,6 +22,7 @@ NAMES = (
     "round.before_train",
     "round.after_step",
     "round.before_result",
+    "handover.after_step",
     "release.before_fsync",
     "release.before_rename",
     "release.after_rename",

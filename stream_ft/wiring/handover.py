@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from stream_ft import failpoints
 from stream_ft.errors import ArtifactError, StoreFullError
 from stream_ft.events import Example
 from stream_ft.learn.fast.tier import FastTier, weight_of
@@ -82,6 +83,8 @@ class Handover:
             self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
         for example in some:
             tier.learn(self._made[example.id], example.label, weight_of(example.trust))
+        if some:
+            failpoints.hit("handover.after_step")
         return len(some)
 
     def ended(self, limit: int, *, epoch: int) -> Outcome | None:

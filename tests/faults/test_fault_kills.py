@@ -15,7 +15,7 @@ from house import House, wait_for
 from ingest_house import KILLS as INGEST_KILLS
 
 from stream_ft import failpoints
-from stream_ft.model.heads import Head
+from stream_ft.model.mixture import read_head
 from stream_ft.release.fold import INITIAL, Entry, fold
 from stream_ft.release.registry import Registry
 from stream_ft.topics import topic
@@ -46,6 +46,15 @@ KILLS = {
     },
     "round": {"round.before_train": (1, 2), "round.after_step": (1, 2), "round.before_result": (1, 2)},
 }
+ENCODER = {
+    "FAST__ENABLED": "true",
+    "SCHEDULE__ADAPT_EVERY": "40",
+    "SCHEDULE__ADAPT_FIRST": "40",
+    "SCHEDULE__ADAPT_MISJUDGED": "0",
+    "ROUND__STEPS": "1",
+}
+"""Rounds of the encoder soon, which end with a handover if a fast tier is there."""
+HANDOVER = "handover.after_step"
 AT_ONCE = 3
 """Points of one role that are killed at in one house, one after the other: starting processes is what takes time."""
 CASES = [
@@ -88,7 +97,7 @@ class Feed:
 
 def test_every_failpoint_is_killed_at() -> None:
     points = [*KILLS.values(), INGEST_KILLS]  # the latter in test_fault_ingest.py
-    assert {name for each in points for name in each} == set(failpoints.NAMES)
+    assert {name for each in points for name in each} | {HANDOVER} == set(failpoints.NAMES)
     assert all(len(hits) == 2 for each in points for hits in each.values())
 
 
@@ -108,6 +117,23 @@ def test_fault_13_kills_at_failpoints(tmp_path: Path, role: str, points: dict[st
             house.ready(process_role)
             upto = house.learned()
             wait_for("a version that covers more", lambda: house.learned() > upto)
+        settle(house)
+        check_ledger(house)
+        check_registry(house)
+
+
+@pytest.mark.timeout(420)
+def test_fault_13_killed_in_a_handover_the_round_comes_again(tmp_path: Path) -> None:
+    with House(tmp_path, **ENCODER) as house:
+        house.start("serve")
+        house.ready("serve")
+        base = house.answering()[0]
+        with Feed(house):
+            kill_at(house, "learn", HANDOVER, 1)
+            assert house.answering()[0] == base, "what was handed over in part is no version"
+            house.start("learn")
+            house.ready("learn")
+            wait_for("the base is promoted", lambda: house.answering()[0] != base)
         settle(house)
         check_ledger(house)
         check_registry(house)
@@ -158,7 +184,7 @@ def check_registry(house: House) -> None:
     for sha in registry.list():
         registry.get(sha)
     for sha in registry.list_heads():
-        Head.from_bytes(registry.get_head(sha))
+        read_head(registry.get_head(sha))
 
     def right() -> bool:
         state = INITIAL
