@@ -2,8 +2,8 @@
 
 An example falls when at least ``contradictions`` newer neighbours agree on one other label and outnumber the newer
 neighbours that bear its own. Neighbours have a cosine of at least ``similarity`` under the same base, and at least the
-example's trust: users do not overrule the label topic. Each coming or going costs one product of the matrix of
-retained embeddings ``[N, dim]`` with a vector; those of one transaction are taken together.
+example's trust: users do not overrule the label topic. Each coming or going is compared with all retained embeddings
+``[N, dim]`` (:mod:`stream_ft.replay.nearby`); those of one transaction are taken together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+
+from stream_ft.replay.nearby import Nearby
 
 BLOCK = 256
 """Columns of one product: bounds its memory at ``N * BLOCK`` values."""
@@ -44,7 +46,7 @@ class Neighbourhood:
 
     def __init__(self, *, contradictions: int, similarity: float) -> None:
         self._needed = contradictions
-        self._similarity = np.float32(similarity)
+        self._similarity = similarity
         self.reset("")
 
     def reset(self, base: str) -> None:
@@ -55,7 +57,7 @@ class Neighbourhood:
         self._labels: dict[str, int] = {}
         self._coming: dict[int, Placed] = {}
         self._going: list[int] = []
-        self._matrix: npt.NDArray[np.float32] = np.zeros((0, 0), np.float32)
+        self._nearby = Nearby(0, self._similarity)
         self._ids: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._times: npt.NDArray[np.float64] = np.zeros(0)
         self._trusts: npt.NDArray[np.int8] = np.zeros(0, np.int8)
@@ -93,7 +95,7 @@ class Neighbourhood:
         touched = np.zeros(len(self._active), np.bool_)
         for start in range(0, len(going), BLOCK):
             block = going[start : start + BLOCK]
-            close = self._close(block)
+            close = self._nearby.near(block)
             for column, slot in enumerate(block.tolist()):
                 older = close[:, column] & self._older(slot)
                 self._votes[older, self._named[slot]] -= 1
@@ -109,15 +111,15 @@ class Neighbourhood:
         for placed in sorted(self._coming.values(), key=lambda p: (p.time, p.id)):
             vector = np.frombuffer(placed.embedding, dtype="<f2").astype(np.float32)
             if len(self._active) == 0:
-                self._matrix = np.zeros((0, len(vector)), np.float32)
+                self._nearby = Nearby(len(vector), self._similarity)
             norm = float(np.linalg.norm(vector))
-            if len(vector) != self._matrix.shape[1] or not 0 < norm < np.inf:
+            if len(vector) != self._nearby.dim or not 0 < norm < np.inf:
                 continue
             if not self._free:
                 self._grow()
             slot = self._free.pop()
             self._slots[placed.id] = slot
-            self._matrix[slot] = vector / norm
+            self._nearby.put(slot, vector / norm)
             self._ids[slot], self._times[slot], self._trusts[slot] = placed.id, placed.time, placed.trust
             self._named[slot] = self._name(placed.label)
             self._active[slot] = True
@@ -126,7 +128,7 @@ class Neighbourhood:
         return np.array(slots, np.intp)
 
     def _count(self, block: npt.NDArray[np.intp], all_new: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        close = self._close(block)
+        close = self._nearby.near(block)
         settled = self._active.copy()
         settled[all_new] = False
         touched = np.zeros(len(self._active), np.bool_)
@@ -155,7 +157,7 @@ class Neighbourhood:
         result = []
         for start in range(0, len(suspects), BLOCK):
             block = suspects[start : start + BLOCK]
-            close = self._close(block)
+            close = self._nearby.near(block)
             for column, slot in enumerate(block.tolist()):
                 if (by := self._judge(slot, close[:, column] & self._newer(slot))) is not None:
                     result.append(Contradicted(id=int(self._ids[slot]), by=by))
@@ -175,11 +177,6 @@ class Neighbourhood:
             return None
         guilty = np.flatnonzero(newer & (self._named == rival))
         return int(self._ids[guilty[np.lexsort((self._ids[guilty], self._times[guilty]))[-1]]])
-
-    def _close(self, block: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """``[N, len(block)]``: which rows are neighbours of which of the block's."""
-        close: npt.NDArray[np.bool_] = (self._matrix @ self._matrix[block].T) >= self._similarity
-        return close
 
     def _older(self, slot: int) -> npt.NDArray[np.bool_]:
         """Active rows on which the slot votes: older, and of no more trust."""
@@ -204,7 +201,7 @@ class Neighbourhood:
     def _grow(self) -> None:
         old = len(self._active)
         more = max(256, old // 8)  # each event is compared with all rows there are, empty ones too
-        self._matrix = np.pad(self._matrix, ((0, more), (0, 0)))
+        self._nearby.grow(more)
         self._ids = np.pad(self._ids, (0, more))
         self._times = np.pad(self._times, (0, more))
         self._trusts = np.pad(self._trusts, (0, more))
