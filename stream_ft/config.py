@@ -149,7 +149,7 @@ class ScheduleSettings(Section):
     examples and errors."""
     adapt_on_drift: bool = True
     """A drift alarm after which errors stay up brings the next encoder round forward."""
-    adapt_after_drift: int = Field(default=500, ge=0)
+    adapt_after_drift: int = Field(default=1_000, ge=0)
     """New examples after an alarm before that round: heads may answer it before, and it has something to learn."""
     quiet_hours: str = ""
     """``HH-HH`` in UTC: no round starts then, unless commanded."""
