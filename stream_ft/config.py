@@ -145,8 +145,8 @@ class ScheduleSettings(Section):
     adapt_misjudged: int = Field(default=500, ge=0)
     """Wrong answers between two rounds that train the encoder: without errors there is nothing to gain."""
     adapt_gain: float = Field(default=0.01, ge=0)
-    """A round that trains the encoder and gains less accuracy than this makes the next one wait for four times as many
-    examples and errors."""
+    """A round that trains the encoder and gains this much accuracy makes the next one wait for half as many examples
+    and errors; one that gains less, for more and more."""
     adapt_on_drift: bool = True
     """A drift alarm after which errors stay up brings the next encoder round forward."""
     adapt_after_drift: int = Field(default=1_000, ge=0)

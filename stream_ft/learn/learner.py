@@ -142,7 +142,7 @@ class Memory(Struct, kw_only=True):
     misjudged: int = 0
     """Wrong answers that no encoder round was offered yet."""
     adapts_in_vain: int = 0
-    """Encoder rounds in a row that gained too little."""
+    """Encoder rounds in a row that gained too little; -1 if the last one gained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +320,7 @@ class Learner:
         self.verdict = verdict
         if fact.job.kind != "head":
             gained = verdict.difference is not None and verdict.difference >= self._policy.adapt_gain
-            self.memory.adapts_in_vain = 0 if verdict.accepted and gained else self.memory.adapts_in_vain + 1
+            self.memory.adapts_in_vain = -1 if verdict.accepted and gained else self.memory.adapts_in_vain + 1
         if not verdict.accepted:
             self._failures += 1
             return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]

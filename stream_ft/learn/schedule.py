@@ -16,6 +16,8 @@ LONGEST_BACK_OFF_S = 300.0
 PATIENCE = 4
 """An encoder round that gained too little makes the next one wait so many times as long."""
 MOST_PATIENCE = 64
+EAGER = 0.5
+"""One that gained makes the next one wait so many times as long."""
 DAY_S = 86_400.0
 
 
@@ -65,7 +67,7 @@ class Facts:
     adapted: bool
     """Some encoder round has ended."""
     adapts_in_vain: int
-    """Encoder rounds in a row that gained less than ``adapt_gain``."""
+    """Encoder rounds in a row that gained less than ``adapt_gain``; -1 if the last one gained it."""
     drift_pending: bool
     """An alarm has been answered neither by an encoder round nor by errors that fell again."""
     examples_since_drift: int
@@ -162,16 +164,19 @@ def _wanted(facts: Facts, policy: Policy) -> tuple[Kind, str]:
     return "head", f"{_examples(facts.new_examples)} new or revised."
 
 
-def patience(adapts_in_vain: int) -> int:
-    """How many times the usual an encoder round waits for, after so many in a row that gained too little."""
-    return int(min(PATIENCE ** min(adapts_in_vain, 10), MOST_PATIENCE))
+def patience(adapts_in_vain: int) -> float:
+    """How many times the usual an encoder round waits for, after so many in a row that gained too little.
+
+    After one that gained, half: where training the encoder pays, there is often more to gain.
+    """
+    return EAGER if adapts_in_vain < 0 else float(min(PATIENCE ** min(adapts_in_vain, 10), MOST_PATIENCE))
 
 
 def _adapt_due(facts: Facts, policy: Policy) -> int:
     """The first encoder round comes earlier than the others: nothing has been learned by the encoder yet."""
     if not facts.adapted:
         return min(policy.adapt_every, policy.adapt_first)
-    return patience(facts.adapts_in_vain) * policy.adapt_every
+    return round(patience(facts.adapts_in_vain) * policy.adapt_every)
 
 
 def _pause_s(facts: Facts, policy: Policy) -> float:

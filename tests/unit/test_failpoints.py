@@ -85,5 +85,5 @@ def test_a_point_that_is_never_reached_leaves_nothing(tmp_path: Path) -> None:
 def test_names_are_unique_and_say_whose_they_are() -> None:
     assert len(set(failpoints.NAMES)) == len(failpoints.NAMES)
     assert {name.partition(".")[0] for name in failpoints.NAMES} == {
-        "forward", "ingest", "store", "outbox", "round", "release", "serve", "state",
+        "forward", "ingest", "store", "outbox", "round", "handover", "release", "serve", "state",
     }  # fmt: skip

@@ -515,7 +515,7 @@ def test_an_alarm_that_came_during_a_round_is_not_answered_by_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("champion", "candidate", "in_vain"), [(0.5, 0.6, 0), (0.5, 0.502, 3), (0.5, 0.2, 3), (0.5, 0.5, 3)]
+    ("champion", "candidate", "in_vain"), [(0.5, 0.6, -1), (0.5, 0.502, 3), (0.5, 0.2, 3), (0.5, 0.5, 3)]
 )
 def test_an_encoder_round_that_gains_too_little_was_in_vain(champion: float, candidate: float, in_vain: int) -> None:
     core = learner()

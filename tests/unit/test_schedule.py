@@ -155,20 +155,20 @@ def test_without_errors_there_is_nothing_to_train_the_encoder_for() -> None:
     assert decision.reason.endswith("trained, and 200 answers that were wrong.")
 
 
-@pytest.mark.parametrize(("in_vain", "times"), [(0, 1), (1, 4), (2, 16), (3, 64), (4, 64), (10_000, 64)])
-def test_rounds_that_gained_too_little_make_the_next_wait_longer(in_vain: int, times: int) -> None:
+@pytest.mark.parametrize(("in_vain", "times"), [(-1, 0.5), (0, 1), (1, 4), (2, 16), (3, 64), (4, 64), (10_000, 64)])
+def test_rounds_that_gained_too_little_make_the_next_wait_longer(in_vain: int, times: float) -> None:
     assert patience(in_vain) == times
     enough = replace(
         DUE,
         total_examples=5_000,
-        examples_since_adapt=times * 2_000,
-        misjudged_since_adapt=times * 200,
+        examples_since_adapt=round(times * 2_000),
+        misjudged_since_adapt=round(times * 200),
         adapted=True,
         adapts_in_vain=in_vain,
     )
     assert decide(enough, POLICY).kind == "adapt"
-    assert decide(replace(enough, examples_since_adapt=times * 2_000 - 1), POLICY).kind == "head"
-    assert decide(replace(enough, misjudged_since_adapt=times * 200 - 1), POLICY).kind == "head"
+    assert decide(replace(enough, examples_since_adapt=round(times * 2_000) - 1), POLICY).kind == "head"
+    assert decide(replace(enough, misjudged_since_adapt=round(times * 200) - 1), POLICY).kind == "head"
 
 
 def test_errors_that_stay_up_after_an_alarm_have_no_patience() -> None:
@@ -250,7 +250,7 @@ def test_quiet_hours_that_cannot_be_read_are_told_at_once(quiet: str) -> None:
         total_examples=st.integers(0, 5_000),
         examples_since_adapt=st.integers(0, 5_000),
         misjudged_since_adapt=st.integers(0, 5_000),
-        adapts_in_vain=st.integers(0, 30),
+        adapts_in_vain=st.integers(-1, 30),
         adapted=st.booleans(),
         drift_pending=st.booleans(),
         examples_since_drift=st.integers(0, 1_000),
