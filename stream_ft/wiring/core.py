@@ -340,9 +340,7 @@ class Core:
             return
         planned = starting.plan(
             effect.kind,
-            starting.Champion(
-                state=self.state, examples_upto=self.dossier.examples_upto, adapt_upto=self.learner.memory.adapt_upto
-            ),
+            starting.Champion(state=self.state, examples_upto=self.dossier.examples_upto, memory=self.learner.memory),
             settings=self.settings,
             store=self.store,
             registry=self.registry,

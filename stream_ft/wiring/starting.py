@@ -10,6 +10,7 @@ from stream_ft.config import Settings
 from stream_ft.events import Example
 from stream_ft.learn import evaluate, schedule
 from stream_ft.learn.job import Job
+from stream_ft.learn.learner import Memory
 from stream_ft.model.base import BaseFolder
 from stream_ft.release.fold import State
 from stream_ft.release.registry import Registry
@@ -21,6 +22,9 @@ ROOM = 7
 many: it costs far more than a round of the head, and what it gained says whether the next one is worth it."""
 LEAST_STEPS = 16
 """However few the examples are."""
+LONGER = 2
+"""After a round of the encoder that gained, the next may take so many times ``round.steps``: the encoder does not know
+the domain yet, so steps pay."""
 EMBED = 256
 """Texts embedded in one go before a round of the head."""
 
@@ -32,12 +36,12 @@ class Champion:
     Attributes:
         state: in which it is active.
         examples_upto: of its dossier.
-        adapt_upto: sequence number up to which examples were offered to a round of the encoder.
+        memory: what the learner knows of earlier rounds.
     """
 
     state: State
     examples_upto: int
-    adapt_upto: int
+    memory: Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,7 @@ def plan(
                 evaluate=[_refreshed(store, example) for example in split.evaluate],
                 examples_upto=split.examples_upto,
             )
+    most = chosen.steps * LONGER if champion.memory.adapts_in_vain < 0 else chosen.steps
     job = Job(
         kind=chosen.method if adapting else "head",
         base_model=str(base.path),
@@ -93,10 +98,10 @@ def plan(
         champion_head=str(registry.head_path(state.start_head)),
         task=settings.model.task,
         seed=settings.seed,
-        steps=min(chosen.steps, max(LEAST_STEPS, math.ceil(chosen.passes * len(split.train) / chosen.batch))),
+        steps=min(most, max(LEAST_STEPS, math.ceil(chosen.passes * len(split.train) / chosen.batch))),
         batch=chosen.batch,
         fresh_share=chosen.fresh_share,
-        fresh_after_seq=champion.adapt_upto,
+        fresh_after_seq=champion.memory.adapt_upto,
         learning_rate=chosen.learning_rate,
         rank=chosen.rank,
         last_layers=chosen.last_layers,

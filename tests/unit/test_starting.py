@@ -14,7 +14,7 @@ def planned(learning: Learning, kind: str) -> starting.Planned:
     core = learning.core
     found = starting.plan(
         kind,  # type: ignore[arg-type]
-        starting.Champion(state=core.state, examples_upto=0, adapt_upto=0),
+        starting.Champion(state=core.state, examples_upto=0, memory=core.learner.memory),
         settings=core.settings,
         store=core.store,
         registry=core.registry,
@@ -37,6 +37,21 @@ def test_few_examples_are_not_passed_over_more_often_than_asked(
         learning.label(0, 200)
         learning.step(4)
         assert planned(learning, "adapt").job.steps == pytest.approx(steps, abs=2)
+    finally:
+        learning.close()
+
+
+@pytest.mark.parametrize(("in_vain", "steps"), [(-1, 20), (0, 10), (3, 10)])
+def test_where_the_last_round_of_the_encoder_gained_the_next_takes_twice_the_steps(
+    tmp_path: Path, in_vain: int, steps: int
+) -> None:
+    learning = Learning(tmp_path, **{"schedule.min_evaluation": 40, "round.steps": 10, "round.batch": 4})
+    try:
+        learning.step(2)
+        learning.label(0, 200)
+        learning.step(4)
+        learning.core.learner.memory.adapts_in_vain = in_vain
+        assert planned(learning, "adapt").job.steps == steps
     finally:
         learning.close()
 
