@@ -131,7 +131,7 @@ class Core:
         self._max_seq = store.max_seq()
         self._pending: tuple[str, Path] | None = None
         self._releasing: Release | None = None
-        self._handover: handover.Handover | None = None
+        self.handover: handover.Handover | None = None
         self.tiers = Tiers(
             fast_tier(settings, store, registry, log, self._embed, engine.dim, self._covered),
             start=Head.empty(engine.dim),
@@ -215,11 +215,11 @@ class Core:
 
     def freshen(self, now: float) -> int:
         """Let the fast tier learn some of what waits, and its newest head answer; how many examples it learned."""
-        handing, outcome = self._handover is not None, None
-        if self._handover is not None:
-            outcome = self._handover.ended(handover.CHUNK, epoch=self.state.epoch)
+        handing, outcome = self.handover is not None, None
+        if self.handover is not None:
+            outcome = self.handover.ended(handover.CHUNK, epoch=self.state.epoch)
         if outcome is not None:
-            self._handover = None
+            self.handover = None
             self._ended(outcome, now)
         if self.unloaded:
             return int(handing)
@@ -366,8 +366,8 @@ class Core:
         """Tell the learner of a round that ended; of an accepted base, once it has learned what came meanwhile."""
         self.round = None
         if outcome.result is not None and self.learner.judge(outcome.result).accepted:
-            self._handover = handover.begun(outcome, store=self.store, engine=self.engine)
-        if self._handover is None:
+            self.handover = handover.begun(outcome, store=self.store, engine=self.engine)
+        if self.handover is None:
             self._ended(outcome, now)
 
     def _ended(self, outcome: Outcome, now: float) -> None:

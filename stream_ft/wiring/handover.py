@@ -27,6 +27,8 @@ CHUNK = 16
 """Examples learned in one go: a tenth of a second, in which the live tier waits."""
 NAME = "candidate"
 """Under which the engine holds the base until it is promoted by its sha256."""
+WAITS = "A new encoder was accepted: what came since its round began is learned under it, then it is promoted."
+"""Why no other round starts meanwhile."""
 LOOKS = 5
 """How often what came meanwhile is fetched: each time there is less, unless more comes than can be embedded."""
 

@@ -31,7 +31,7 @@ from stream_ft.release.registry import Registry
 from stream_ft.replay.fate import fates
 from stream_ft.replay.store import Applied, Store
 from stream_ft.topics import topic
-from stream_ft.wiring import encoding, gauges, genesis, storing
+from stream_ft.wiring import encoding, gauges, genesis, handover, storing
 from stream_ft.wiring.broker import check_topics, open_event_log, until_reached
 from stream_ft.wiring.comparison import Comparison
 from stream_ft.wiring.consumption import Consumption
@@ -288,7 +288,10 @@ class Loop:
             "epoch": core.state.epoch,
             "paused": core.state.paused,
             "pinned": core.state.pinned,
-            "next_round": {"reason": learner.decision.reason, "in_s": learner.decision.next_s},
+            "next_round": {
+                "reason": handover.WAITS if core.handover is not None else learner.decision.reason,
+                "in_s": learner.decision.next_s,
+            },
             "round": None
             if core.round is None
             else {"kind": core.round.job.kind, "examples_upto": core.round.job.examples_upto},

@@ -93,12 +93,10 @@ class Tiers:
         if self.fast is None or not state.base:
             return Step()
         learned = self.fast.learn(limit)
-        if not leading:
-            return Step(learned=learned)
         breach = None
-        if not (state.pinned or state.paused) and self.fast.due(now):
+        if leading and not (state.pinned or state.paused) and self.fast.due(now):
             breach = self._publish(self.fast, state, now)
-        if breach is None:
+        if breach is None:  # who stands by keeps its state, too: the lessons behind it are forgotten
             self.fast.keep(state, now)
         return Step(learned=learned, breach=breach)
 

@@ -179,7 +179,7 @@ def test_a_base_that_was_overtaken_meanwhile_is_learned_no_further(learning: Lea
     learning.issue(control.Rollback, to_epoch=0, reason="by hand")
     learning.step(2)
     assert core.state.epoch == 2
-    assert core._handover is None
+    assert core.handover is None
     assert any("overtaken" in said for said in learning.said("failure"))
     assert not learning.said("promotion")
 

@@ -147,6 +147,22 @@ def test_fault_29_who_does_not_lead_publishes_nothing_more(tmp_path: Path) -> No
     second.close()
 
 
+def test_who_stands_by_keeps_its_state_and_forgets_the_lessons_behind_it(tmp_path: Path) -> None:
+    log = MemoryLog()
+    first, second = Learning(tmp_path / "1", log=log, **FAST), Learning(tmp_path / "2", log=log, name="b", **FAST)
+    for each in (first, second, first):
+        each.step(2)
+    assert (first.core.learner.leading, second.core.learner.leading) == (False, True)
+    for start in range(0, 200, 20):
+        first.label(start, start + 20)
+        first.step()
+    waiting = first.store.lessons.after(0, 1_000)
+    (newest, *_) = first.store.lessons.checkpoints()
+    assert len(waiting) < 40 <= newest.upto
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize("command", [control.Pin, control.Pause])
 def test_a_pinned_or_paused_version_stays_and_what_came_is_in_the_next_head(
     learning: Learning, command: type[control.Command]
