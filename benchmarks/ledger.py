@@ -260,7 +260,7 @@ def main() -> None:
                 folder,
                 broker,
                 rate=25.0 if bench.quick else 100.0,
-                later=5 if bench.quick else 40,
+                later=5 if bench.quick else 10,
                 sabotage=bench.arguments.sabotage,
             )
             done = threading.Event()
