@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +167,13 @@ def run_other(name: str, stream: Stream, seed: int, known: Embeddings) -> Cell:
     embeddings = known.of([event.text for event in stream.events])
     test = known.of([text for text, _ in stream.test])
     if name == "offline":
-        return Cell(
-            outputs=None, final=offline(stream, embeddings, test, seed=seed), learn_cpu_s=None, after_first=None
-        )
+        final = offline(stream, embeddings, test, seed=seed)
+        after_first = None
+        if stream.first_phase is not None:  # what anybody loses once there are more classes to confuse with
+            end, classes = stream.first_phase
+            first = replace(stream, events=stream.events[:end])
+            after_first = _on(classes, stream, offline(first, embeddings[:end], test, seed=seed))
+        return Cell(outputs=None, final=final, learn_cpu_s=None, after_first=after_first)
     peer = PEERS[name](
         dim=known.engine.dim, seed=seed, model_path=str(known.base.path), max_tokens=known.settings.model.max_tokens
     )

@@ -79,6 +79,25 @@ def test_what_another_concept_explains_renames_nothing():
     assert made.names[3].argmax() == 3
 
 
+def test_a_few_mistaken_texts_of_another_label_do_not_rename_a_concept_whose_own_come_no_more():
+    made = names()
+    for _ in range(20):
+        for _ in range(8):
+            made.observe(sure(5), KNOWN, 5, 1.0)
+        made.observe(sure(3), KNOWN, 5, 1.0)
+    assert made.names[3].argmax() == 3
+    np.testing.assert_allclose(made.names.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_label_that_takes_in_another_is_found():
+    """Half of its examples are of the concept that went by the other label."""
+    made = names()
+    for _ in range(8):
+        made.observe(sure(5), KNOWN, 5, 1.0)
+        made.observe(sure(3), KNOWN, 5, 1.0)
+    assert made.names[3].argmax() == made.names[5].argmax() == 5
+
+
 def test_a_name_that_comes_back_is_believed_at_once():
     made = names()
     for _ in range(60):

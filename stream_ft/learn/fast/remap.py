@@ -13,8 +13,12 @@ classifier. Per event with concept probabilities ``p`` ``[K]`` and label ``y``, 
 (fixed share, Herbster and Warmuth 1998; mixing past posteriors, Bousquet and Warmuth 2002, by which names that come
 back are found at once.) ``e`` is the share of wrong labels: one stray label changes nothing, two that agree do.
 ``novel_k`` is the chance that the example is no example of ``k`` at all but of something unknown: without it, a new
-class would take the names of the classes that it resembles. The hazard ``h`` rises while names change, for changes
-seldom come alone. Cost: ``O(C)`` for each concept with ``p_k > 0.01``. Memory: ``2 K C``.
+class would take the names of the classes that it resembles. And a concept whose texts come no more, but for a few
+mistaken ones of a label that another concept bears, would take that label in time: so each example of ``y`` that a
+bearer of ``y`` explains halves the belief that ``k`` bears it, too, where ``k`` is not meant and the belief is below
+1/2. (If ``k`` bore it, half of the label's examples would be of ``k``.)
+
+The hazard ``h`` rises while names change, for changes seldom come alone. Cost: ``O(C)`` for each concept with ``p_k > 0.01``. Memory: ``2 K C``.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from stream_ft.model.heads import Floats
 MEANT = 0.01
 """Concepts of lower probability are not told."""
 PAST_RATE = 0.01
+EXPLAINED, AGAINST, FAINT = 0.5, 0.5, 1e-6
 
 
 class Names:
@@ -84,7 +89,17 @@ class Names:
         changed = int(((after.argmax(axis=1) != before.argmax(axis=1)) & (meant > 0.3)).sum())
         self._hazard = min(max(self._hazard + 0.01 * (changed - self._hazard), self._low), self._high)
         bearers = told[after[:, label] > 0.5]
+        if float(p[bearers].sum()) > EXPLAINED:
+            self._doubt(p, label)
         return int(bearers[p[bearers].argmax()]) if len(bearers) else label
+
+    def _doubt(self, p: Floats, label: int) -> None:
+        """A bearer of the label explains an example of it: so much against all that are only suspected to bear it."""
+        column = self.names[:, label]
+        suspected = np.flatnonzero((column > FAINT) & (column < 0.5) & (p <= MEANT))
+        lost = column[suspected] * np.float32(AGAINST)
+        self.names[suspected, label] -= lost
+        self.names[suspected] /= (1 - lost)[:, None]
 
     def arrays(self) -> Arrays:
         """Its state."""
