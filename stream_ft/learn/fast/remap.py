@@ -18,7 +18,8 @@ mistaken ones of a label that another concept bears, would take that label in ti
 bearer of ``y`` explains halves the belief that ``k`` bears it, too, where ``k`` is not meant and the belief is below
 1/2. (If ``k`` bore it, half of the label's examples would be of ``k``.)
 
-The hazard ``h`` rises while names change, for changes seldom come alone. Cost: ``O(C)`` for each concept with ``p_k > 0.01``. Memory: ``2 K C``.
+The hazard ``h`` rises while names change, for changes seldom come alone. Cost: ``O(C)`` for each concept
+with ``p_k > 0.01``. Memory: ``2 K C``.
 """
 
 from __future__ import annotations
