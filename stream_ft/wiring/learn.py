@@ -230,7 +230,7 @@ class Loop:
             return False
         try:
             return self._publisher.publish() > 0
-        except StoreFullError as error:
+        except (StoreFullError, LogTruncatedError) as error:  # nothing is read there: a topic made anew does as well
             log.warning("%s %s Dead letters wait in the outbox.", error.message, error.remedy)
             self._log_full_until = self._clock.monotonic() + RETRY_S
             return False

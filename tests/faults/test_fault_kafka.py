@@ -1,4 +1,4 @@
-"""Faults 5, 6, 8 and 24 on Kafka: the broker is killed, frozen, or not there when a process starts; the log has lost
+"""Faults 5, 6, 8, 9 and 24 on Kafka: the broker is killed, frozen, or not there when a process starts; the log has lost
 what was not read yet; what is on it is no event."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from broker import Broker, missing
+from kafka.admin import NewTopic
 from house import MODEL, House, wait_for
 from test_fault_bytes import BAD
 
@@ -184,3 +185,25 @@ def test_fault_08_on_kafka_what_is_no_event_is_a_dead_letter(tmp_path: Path, bro
             assert wanted in (None, headers["__connect.errors.exception.class.name"].decode())
             assert headers["__connect.errors.topic"].decode() == labels
         assert house.status_of("learn") == 200
+
+
+def test_fault_09_dead_letters_wait_for_their_topic_and_learning_goes_on(tmp_path: Path, broker: Broker) -> None:
+    letters = topic(MODEL, "dlq")
+    with House(tmp_path, BROKER=broker.url, **PATIENT) as house:
+        house.start("learn")
+        house.start("serve")
+        house.ready("learn")
+        house.ready("serve")
+        house.send(10)
+        with closing(broker.admin()) as admin:
+            admin.delete_topics([letters])
+        for _ in range(3):
+            house.conflict()
+        house.send(10)
+        wait_for("everything else is applied", lambda: len(house.applied()) == 20, 90)
+        wait_for("the dead letters wait", lambda: house.rows("SELECT count(*) FROM outbox") == [(3,)], 30)
+        assert house.status_of("learn") == 200, "there is room for more"
+        with closing(broker.admin()) as admin:
+            admin.create_topics([NewTopic(letters, num_partitions=1, replication_factor=1)])
+        settled(house)
+        assert house.rows("SELECT count(*) FROM outbox") == [(0,)]

@@ -1,4 +1,4 @@
-"""Fault 12 with real processes on Kafka: a learner is frozen, another leads and promotes, the first one thaws.
+"""Faults 12 and 29 with real processes on Kafka: a learner is frozen, another leads and promotes, the first one thaws.
 
 It freezes at a failpoint, between what it has decided and what it publishes: so it publishes too late.
 """
@@ -130,7 +130,7 @@ def test_fault_12_no_replica_takes_the_promotion_of_a_learner_that_thaws(pair: P
 
 
 @pytest.mark.timeout(400)
-def test_fault_12_no_replica_takes_a_head_of_a_learner_that_thaws(pair: Pair) -> None:
+def test_fault_29_no_replica_takes_a_head_of_a_learner_that_thaws(pair: Pair) -> None:
     fast = {"FAST__ENABLED": "true", "SCHEDULE__MIN_EVALUATION": "100000"}
     first, second = pair.open("a", **fast), pair.open("b", **fast)
     first.start("learn", "store.after_commit:stop:4")
