@@ -171,7 +171,8 @@ class RoundSettings(Section):
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
     steps: int = Field(default=48, ge=1)
-    """Most steps of the optimiser; twice as many where the encoder round before gained ``schedule.adapt_gain``."""
+    """Most steps of the optimiser; twice as many where the encoder round before gained ``schedule.adapt_gain``, half for
+    the first one and where it was not the first that did not."""
     passes: float = Field(default=1.0, gt=0)
     """Most passes over the examples, where they take fewer steps than that; at least 16 steps are taken."""
     batch: int = Field(default=32, ge=1)

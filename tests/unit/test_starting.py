@@ -36,21 +36,23 @@ def test_few_examples_are_not_passed_over_more_often_than_asked(
         learning.step(2)
         learning.label(0, 200)
         learning.step(4)
+        learning.core.learner.memory.adapt_upto = 100  # not the first one
         assert planned(learning, "adapt").job.steps == pytest.approx(steps, abs=2)
     finally:
         learning.close()
 
 
-@pytest.mark.parametrize(("in_vain", "steps"), [(-1, 20), (0, 10), (3, 10)])
-def test_where_the_last_round_of_the_encoder_gained_the_next_takes_twice_the_steps(
-    tmp_path: Path, in_vain: int, steps: int
+@pytest.mark.parametrize(("upto", "in_vain", "steps"), [(0, 0, 20), (100, -1, 80), (100, 0, 40), (100, 1, 20)])
+def test_the_first_round_of_the_encoder_only_shows_whether_steps_pay(
+    tmp_path: Path, upto: int, in_vain: int, steps: int
 ) -> None:
-    learning = Learning(tmp_path, **{"schedule.min_evaluation": 40, "round.steps": 10, "round.batch": 4})
+    learning = Learning(tmp_path, **{"schedule.min_evaluation": 40, "round.steps": 40, "round.batch": 2})
     try:
         learning.step(2)
         learning.label(0, 200)
         learning.step(4)
-        learning.core.learner.memory.adapts_in_vain = in_vain
+        memory = learning.core.learner.memory
+        memory.adapts_in_vain, memory.adapt_upto = in_vain, upto
         assert planned(learning, "adapt").job.steps == steps
     finally:
         learning.close()

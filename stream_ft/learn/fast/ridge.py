@@ -20,7 +20,7 @@ from stream_ft.learn.fast.recursive import RecursiveRidge
 from stream_ft.model.heads import Floats, Projection
 from stream_ft.model.mixture import Part
 
-FEATURES = 768
+FEATURES = 1_536
 RAW = 3.0
 MEMORY = 50_000.0
 
