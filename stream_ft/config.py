@@ -145,8 +145,8 @@ class ScheduleSettings(Section):
     adapt_misjudged: int = Field(default=500, ge=0)
     """Wrong answers between two rounds that train the encoder: without errors there is nothing to gain."""
     adapt_gain: float = Field(default=0.01, ge=0)
-    """A round that trains the encoder and gains this much accuracy makes the next one wait for half as many examples
-    and errors; one that gains less, for more and more."""
+    """A round that trains the encoder and surely gains this much accuracy makes the next one wait for half as many
+    examples and errors; one that gains less, for more and more."""
     adapt_on_drift: bool = True
     """A drift alarm after which errors stay up brings the next encoder round forward."""
     adapt_after_drift: int = Field(default=1_000, ge=0)
@@ -170,9 +170,8 @@ class RoundSettings(Section):
 
     method: Literal["lora", "partial", "full", "scratch", "head"] = "lora"
     """What is trained; ``head`` only refits the head in closed form."""
-    steps: int = Field(default=48, ge=1)
-    """Most steps of the optimiser; twice as many where the encoder round before gained ``schedule.adapt_gain``, half for
-    the first one and where it was not the first that did not."""
+    steps: int = Field(default=24, ge=1)
+    """Most steps of the optimiser; four times as many while encoder rounds gain ``schedule.adapt_gain``."""
     passes: float = Field(default=1.0, gt=0)
     """Most passes over the examples, where they take fewer steps than that; at least 16 steps are taken."""
     batch: int = Field(default=32, ge=1)

@@ -319,13 +319,21 @@ class Learner:
         verdict = self.judge(fact.result)
         self.verdict = verdict
         if fact.job.kind != "head":
-            gained = verdict.difference is not None and verdict.difference >= self._policy.adapt_gain
-            self.memory.adapts_in_vain = -1 if verdict.accepted and gained else self.memory.adapts_in_vain + 1
+            self.memory.adapts_in_vain = self._in_vain(verdict)
         if not verdict.accepted:
             self._failures += 1
             return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]
         self._failures = 0
         return [Release(job=fact.job, result=fact.result, verdict=verdict)]
+
+    def _in_vain(self, verdict: gate.Verdict) -> int:
+        """Encoder rounds in vain after this one. It counts as a gain once it is sure, for one in a few seems to gain by
+        chance; while rounds gain, it is enough that one seems to."""
+        now, wanted = self.memory.adapts_in_vain, self._policy.adapt_gain
+        if not verdict.accepted or verdict.difference is None or verdict.difference < wanted:
+            return now + 1
+        sure = verdict.lower_bound is not None and verdict.lower_bound >= wanted
+        return -1 if now < 0 or sure else now
 
     def judge(self, result: Result) -> gate.Verdict:
         """What the gate says of a round's result."""

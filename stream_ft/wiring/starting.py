@@ -22,9 +22,9 @@ ROOM = 7
 many: it costs far more than a round of the head, and what it gained says whether the next one is worth it."""
 LEAST_STEPS = 16
 """However few the examples are."""
-GAINED, PROBE = 2.0, 0.5
-"""After a round of the encoder that gained, the next may take so many times ``round.steps``: the encoder does not know
-the domain yet, so steps pay. The first one, and one after rounds in vain, only has to show whether they do."""
+GAINING = 4
+"""While rounds of the encoder gain, one may take so many times ``round.steps``: the encoder does not know the domain
+yet, so steps pay. Any other only has to show whether they do."""
 EMBED = 256
 """Texts embedded in one go before a round of the head."""
 
@@ -89,7 +89,7 @@ def plan(
                 evaluate=[_refreshed(store, example) for example in split.evaluate],
                 examples_upto=split.examples_upto,
             )
-    most = math.ceil(chosen.steps * share_of_steps(champion.memory))
+    most = chosen.steps * (GAINING if champion.memory.adapts_in_vain < 0 else 1)
     job = Job(
         kind=chosen.method if adapting else "head",
         base_model=str(base.path),
@@ -118,13 +118,6 @@ def plan(
         epoch=state.epoch,
     )
     return Planned(job=job, split=split)
-
-
-def share_of_steps(memory: Memory) -> float:
-    """Of ``round.steps``, for the next round of the encoder."""
-    if memory.adapts_in_vain < 0:
-        return GAINED
-    return PROBE if memory.adapt_upto == 0 or memory.adapts_in_vain > 0 else 1.0
 
 
 def policy(settings: Settings) -> schedule.Policy:

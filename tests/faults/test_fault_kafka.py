@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 from broker import Broker, missing
-from kafka.admin import NewTopic
 from house import MODEL, House, wait_for
+from kafka.admin import NewTopic
 from test_fault_bytes import BAD
 
 from stream_ft.config import load

@@ -515,13 +515,22 @@ def test_an_alarm_that_came_during_a_round_is_not_answered_by_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("champion", "candidate", "in_vain"), [(0.5, 0.6, -1), (0.5, 0.502, 3), (0.5, 0.2, 3), (0.5, 0.5, 3)]
+    ("candidate", "before", "in_vain"),
+    [
+        (0.6, 2, -1),
+        (0.515, 2, 2),  # not surely
+        (0.502, 2, 3),
+        (0.2, 2, 3),
+        (0.5, 2, 3),
+        (0.515, -1, -1),
+        (0.502, -1, 0),
+    ],
 )
-def test_an_encoder_round_that_gains_too_little_was_in_vain(champion: float, candidate: float, in_vain: int) -> None:
+def test_an_encoder_round_counts_as_a_gain_once_it_is_sure(candidate: float, before: int, in_vain: int) -> None:
     core = learner()
-    core.memory.adapts_in_vain = 2
+    core.memory.adapts_in_vain = before
     core.step([controlled(), learned(2_000)], 0.0)
-    core.step([ended(champion, candidate, n=500, kind="lora")], 1.0)
+    core.step([ended(0.5, candidate, n=1_000, kind="lora")], 1.0)
     assert core.memory.adapts_in_vain == in_vain
     again = learner()
     again.restore(core.snapshot())
