@@ -64,15 +64,21 @@ class Lessons:
             ).fetchall()
         return [msgspec.msgpack.decode(data, type=Example) for (data,) in found]
 
-    def checkpoint(self, taken: Checkpoint, data: bytes) -> None:
-        """Keep a state; the lessons that it has, and the oldest states beyond :data:`KEPT`, are forgotten."""
+    def checkpoint(self, taken: Checkpoint, data: bytes, *, wanted: str = "") -> None:
+        """Keep a state; the lessons that it has, and the oldest states beyond :data:`KEPT`, are forgotten.
+
+        Args:
+            wanted: head of a state that is kept however old it is.
+        """
         with self._writing():
             self._db.execute(
                 "INSERT INTO checkpoints(base, epoch, upto, head, data) VALUES(?,?,?,?,?)",
                 (taken.base, taken.epoch, taken.upto, taken.head, data),
             )
             self._db.execute(
-                "DELETE FROM checkpoints WHERE id NOT IN (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)", (KEPT,)
+                "DELETE FROM checkpoints WHERE head <> ?"
+                " AND id NOT IN (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
+                (wanted, KEPT),
             )
             self._db.execute("DELETE FROM lessons WHERE seq <= ?", (taken.upto,))
 

@@ -162,6 +162,7 @@ class Core:
             head=self.head,
             version=self.tiers.version,
             base=self.in_force.base,
+            dim=self.engine.dim,
         )
         applied = self.store.apply(items, now=now)
         self._max_seq = max(self._max_seq, *(e.seq for e in applied.examples)) if applied.examples else self._max_seq
@@ -227,6 +228,8 @@ class Core:
         step = self.tiers.freshen(self.in_force, now, leading=leading)
         if step.breach is not None:
             self._append(step.breach)
+        if step.kept and leading:
+            forget_old(self.registry, self.state, also=self.tiers.heads())
         return step.learned + handing
 
     def _check_log(self) -> None:
@@ -387,7 +390,7 @@ class Core:
         )
         if base != job.champion_base:
             self._pending = (base, self._jobs / "round" / "embeddings.safetensors")
-            self.tiers.built = built_tier(self._jobs / "round")
+            self.tiers.built = built_tier(base, self._jobs / "round")
         else:
             self.tiers.ahead(self.in_force, now, start_head=head)
         failpoints.hit("release.before_promote")

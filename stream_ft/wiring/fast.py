@@ -22,7 +22,7 @@ from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, MessageTooLargeError
 from stream_ft.events import Example
 from stream_ft.learn.fast import guard
-from stream_ft.learn.fast.tier import FastTier, weight_of
+from stream_ft.learn.fast.tier import FastTier, learnable, weight_of
 from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.ports import EventLog, Outgoing
 from stream_ft.release import dossier
@@ -33,17 +33,19 @@ from stream_ft.replay.lessons import Checkpoint
 from stream_ft.replay.store import Store
 from stream_ft.topics import topic
 from stream_ft.wiring.answering import Embed
+from stream_ft.wiring.watch import Watch
 
 log = logging.getLogger("stream_ft.learn.fast")
 
 CHUNK = 64
 """Lessons learned in one go: about 50 ms."""
 CHECKPOINT_S = 60.0
-MOST_RECENT = 4_096
-"""Events that wait for the guard's question; one who stands by never asks it."""
+LEFT, HELD = "fast_left", "fast_held"
+"""Under which the store remembers what a rollback has left, and the head that is pinned or paused at."""
 ON_LOG = 20
 """Heads left on their topic."""
 EVERY_TRIM = 10
+ALL = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class Fast:
         self._epoch = -1
         self._queue: deque[Example] = deque()
         """Examples of a tier that is built anew; lessons come after them."""
+        self._journal: set[int] = set()
+        """Which of them are lessons: those need not be retained."""
         self.upto = 0
         self.refused = ""
         """Why no heads are published, if that is so."""
@@ -104,16 +108,10 @@ class Fast:
         """Lessons in the last head."""
         self._kept = 0
         self._kept_at = -1e18
-        self._recent: deque[tuple[npt.NDArray[np.float16], Example]] = deque(maxlen=MOST_RECENT)
-        self._pairs: dict[str, deque[tuple[bool, bool]]] = {}
-        self._against: dict[str, deque[tuple[npt.NDArray[np.float16], str, int]]] = {}
-        """Of the same events, by source, those that speak against the tier: embedding, label and sequence number."""
         self._clean_from = -1
         """Epoch of the last rollback: a checkpoint from before it may be what was left."""
-        self._reference: tuple[str, AnyHead] | None = None
-        self._newer: tuple[str, AnyHead] | None = None
-        """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
-        self._since_newer, self._newer_at = 0, 0.0
+        self.watch = Watch(store=store, registry=registry)
+        self._held = ""
         self._published = 0
 
     # --- what the control log says -----------------------------------------------------------------------------
@@ -139,15 +137,26 @@ class Fast:
             self._said = -1
 
     def _take_up(self, state: State) -> None:
-        """After a start: the newest checkpoint, whatever base it is of."""
+        """After a start: the newest checkpoint that can be, whatever base it is of.
+
+        What came after it and is not in the journal is learned from what is retained: a newer checkpoint was damaged,
+        or the fast tier was off for a while.
+        """
         self._tier = self._empty()
-        for taken in self._store.lessons.checkpoints()[:1]:
+        for taken in self._store.lessons.checkpoints():
             try:
                 self._adopt(taken)
             except (ArtifactError, KeyError) as error:
-                log.error("the checkpoint of the fast tier cannot be taken up: %s", error)
-                return
+                log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
+                continue
             self._epoch = taken.epoch
+            waiting = self._store.lessons.after(taken.upto, ALL)
+            self._journal = {lesson.seq for lesson in waiting}
+            missing = [example for example in self._retained(after=taken.upto) if example.seq not in self._journal]
+            if missing:
+                self._queue.extend(sorted([*waiting, *missing], key=lambda example: example.seq))
+                self.upto = self._queue[-1].seq
+            return
 
     def _adopt(self, taken: Checkpoint) -> None:
         tier = FastTier.from_bytes(self._store.lessons.data(taken))
@@ -155,7 +164,7 @@ class Fast:
             raise ArtifactError("manifest", "It is of another encoder or of other learners.")
         self._tier, self._base, self.upto = tier, taken.base, taken.upto
         self._queue.clear()
-        self._watch(taken.head)
+        self.watch.compare(taken.head)
 
     def _go_back(self, state: State, examples_upto: int, built: bytes | None, *, rolled_back: bool) -> None:
         """The state that belongs to a release: of its checkpoint, as built by a round, or learned from what is there.
@@ -163,14 +172,14 @@ class Fast:
         What came between a checkpoint and a rollback is not learned again: it may be what the rollback was for.
         """
         self._queue.clear()
-        newest = self._store.max_seq()
+        newest = self._left_upto(state) if rolled_back else self._store.max_seq()
         if built is not None and not rolled_back:
             try:
                 self._tier, self._base, self.upto = FastTier.from_bytes(built), state.base, newest
-                self._watch("")
+                self.watch.compare("")
                 self._kept = self._checkpoint_every
                 # What came meanwhile, and what the round withheld to judge by.
-                self._queue.extend(e for e in self._store.training() if e.seq > examples_upto)
+                self._queue.extend(self._retained(after=examples_upto))
                 return
             except ArtifactError as error:
                 log.error("the fast tier that a round built cannot be taken up: %s", error)
@@ -182,42 +191,38 @@ class Fast:
             except (ArtifactError, KeyError) as error:
                 log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
                 continue
+            if not rolled_back:
+                self._queue.extend(self._retained(after=taken.upto))
             self.upto = newest
             self._keep(state.epoch, state.start_head if taken.head == state.start_head else taken.head)
             return
         self._tier, self._base, self.upto = self._empty(), state.base, newest
-        self._watch("")
-        known = self._store.training()
-        self._queue.extend(e for e in known if not rolled_back or e.seq <= examples_upto)
+        self.watch.compare("")
+        self._queue.extend(self._retained(before=examples_upto + 1 if rolled_back else None))
         self._kept = self._checkpoint_every
         if not self._queue:
             self._keep(state.epoch, state.start_head)
 
+    def _left_upto(self, state: State) -> int:
+        """Sequence number up to which a rollback leaves what was learned: the same after a restart in its middle."""
+        which = f"{state.base} {state.start_head} {self._clean_from}"
+        saved, _, upto = (self._store.load(LEFT) or b"").decode().rpartition(" ")
+        if saved == which:
+            return int(upto)
+        newest = self._store.max_seq()
+        self._store.save(LEFT, f"{which} {newest}".encode())
+        return newest
+
+    def _retained(self, *, after: int = -1, before: int | None = None) -> list[Example]:
+        """What the store retains and can be learned, with sequence numbers between these two, ascending."""
+        return [
+            example
+            for example in self._store.training()
+            if example.seq > after and (before is None or example.seq < before) and learnable(example)
+        ]
+
     def _empty(self) -> FastTier:
         return FastTier(dim=self._dim, experts=self._experts, seed=self._seed)
-
-    def _watch(self, head: str) -> None:
-        """The guard compares with this checkpoint from now on."""
-        self._recent.clear()
-        self._pairs.clear()
-        self._against.clear()
-        self._reference = self._opened(head) if head else None
-        self._newer = None
-
-    def _opened(self, head: str) -> tuple[str, AnyHead] | None:
-        try:
-            return head, read_head(self._registry.get_head(head))
-        except ArtifactError as error:
-            log.warning("the guard has nothing to compare with until the next checkpoint: %s", error)
-            return None
-
-    def _consider(self, head: str, now: float) -> None:
-        """A checkpoint was taken. It may hold what is wrong already, so it is not compared with at once: many examples
-        can come in a second, and the events that show what they did come after them."""
-        if self._reference is None or self._reference[0] not in self.heads():
-            self._watch(head)
-        elif self._newer is None:
-            self._newer, self._since_newer, self._newer_at = self._opened(head), 0, now
 
     # --- lessons -----------------------------------------------------------------------------------------------
 
@@ -232,18 +237,27 @@ class Fast:
             else self._store.lessons.after(self.upto, limit)
         )
         for lesson in lessons:
+            if not learnable(lesson) or (anew and self._gone(lesson)):
+                # A text or a span is no label.
+                self.upto = self.upto if anew else lesson.seq
+                continue
             embedding = self._embedding(lesson)
             self._tier.learn(embedding, lesson.label, weight_of(lesson.trust))
             if not anew:
                 self.upto = lesson.seq
                 self._kept += 1
                 if lesson.covers and seq_of(lesson.predicted_version):
-                    self._recent.append((embedding, lesson))
+                    self.watch.heard(embedding, lesson)
         return len(lessons)
 
+    def _gone(self, example: Example) -> bool:
+        """It was quarantined, revised or evicted since it was queued."""
+        return example.seq not in self._journal and self._store.example(example.id) is None
+
     def _embedding(self, lesson: Example) -> npt.NDArray[np.float16]:
-        if lesson.embedding is not None and lesson.embedding_base == self._base:
-            return np.frombuffer(lesson.embedding, "<f2").astype(np.float16)
+        ours = lesson.embedding is not None and lesson.embedding_base == self._base
+        if ours and len(lesson.embedding or b"") == 2 * self._dim:
+            return np.frombuffer(lesson.embedding or b"", "<f2").astype(np.float16)
         # One at a time: the same bits whatever else waits.
         made: npt.NDArray[np.float16] = self._embed([lesson.input])[0]
         return made
@@ -267,63 +281,16 @@ class Fast:
 
     def judged(self, now: float) -> guard.Verdict:
         """May it be published?"""
-        if self._reference is not None and self._recent:
-            said = self._reference[1].predict(np.stack([embedding for embedding, _ in self._recent]))
-            for (embedding, lesson), (old, _) in zip(self._recent, said, strict=True):
-                of_source = self._pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
-                of_source.append((lesson.predicted == lesson.label, old == lesson.label))
-                self._pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
-                if old == lesson.label != lesson.predicted:
-                    against = self._against.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
-                    against.append((embedding, lesson.label, lesson.seq))
-            while len(self._pairs) > guard.SOURCES:
-                forgotten = next(iter(self._pairs))
-                del self._pairs[forgotten]
-                self._against.pop(forgotten, None)
-        self._since_newer += len(self._recent)
-        self._recent.clear()
-        verdict = guard.judge_each(self._pairs)
-        if verdict.accepted and self._newer is not None and self._shown(now):
-            self._watch(self._newer[0])
-        return verdict
-
-    def _shown(self, now: float) -> bool:
-        """Enough has come since the newer checkpoint to have shown that it was good."""
-        return self._since_newer >= guard.CONFIRMED and not 0 <= now - self._newer_at < guard.CONFIRMED_S
+        return self.watch.judged(now)
 
     @property
     def checkpoint(self) -> str:
         """sha256 of the head of the checkpoint that the guard compares with; empty if there is none."""
-        return "" if self._reference is None else self._reference[0]
+        return self.watch.checkpoint
 
     def best(self, source: str) -> str:
-        """Head of the checkpoint to go back to: the newest that gets right what a source's events say against it.
-
-        The one that the guard compares with may be old: what it lacks by age is not what is wrong now. Events that a
-        checkpoint has learned from say nothing for it, and what an earlier rollback has left does not come back.
-        """
-        against = self._against.get(source)
-        known = [
-            taken
-            for taken in self._store.lessons.checkpoints()
-            if taken.base == self._base and (taken.epoch >= self._clean_from or taken.head == self.checkpoint)
-        ]
-        if not against or not known:
-            return self.checkpoint
-        rows = np.stack([embedding for embedding, _, _ in against])
-        right = []
-        for taken in known:
-            opened = self._opened(taken.head)
-            said = opened[1].predict(rows) if opened is not None else [("", 0.0)] * len(rows)
-            right.append(
-                sum(
-                    label == known_label and seq > taken.upto
-                    for (label, _), (_, known_label, seq) in zip(said, against, strict=True)
-                )
-            )
-        if max(right) < len(against) - guard.AS_GOOD:
-            return self.checkpoint
-        return known[guard.best(right)].head
+        """Head of the checkpoint to go back to, for what the events of a source say."""
+        return self.watch.best(source, base=self._base, clean_from=self._clean_from)
 
     def publish(self, state: State, *, leader: str, now: float, ahead: bool = False, start_head: str = "") -> bool:
         """Append the tier's head; false if the log does not take it.
@@ -334,9 +301,12 @@ class Fast:
                 this head.
             start_head: of that release, if it is another one.
         """
+        held = self._held_in(state) if ahead and (state.pinned or state.paused) else None
+        if held is None and (state.pinned or state.paused):
+            return False  # the release's own head is what was pinned
         if self._tier is None or self._queue or not self._tier.labels or self._base != state.base:
             return False
-        data = self._stamped(now)
+        data = self._stamped(now) if held is None else held.data
         epoch, start = state.epoch + ahead, start_head or state.start_head
         made = HeadRecord(
             base=state.base,
@@ -345,8 +315,8 @@ class Fast:
             leader=leader,
             seq=1,
             sha256=sha256(data).hexdigest(),
-            labels=len(self._tier.labels),
-            examples_upto=self.upto,
+            labels=len(self._tier.labels) if held is None else held.labels,
+            examples_upto=self.upto if held is None else held.examples_upto,
             data=data,
         )
         made = msgspec.structs.replace(made, seq=self._heads.last(made) + 1)
@@ -362,11 +332,26 @@ class Fast:
         self.refused = ""
         self._heads.put(made)
         self._heads.forget(state.epoch)
-        self._published_at, self._said = now, self._tier.learned
+        self._published_at, self._said = now, self._tier.learned if held is None else -1
         self._published += 1
         if self._published % EVERY_TRIM == 0:
             self._log.trim(self._topic, 0, offset - ON_LOG)
         return True
+
+    def hold(self, state: State) -> None:
+        """Remember the head in force of a version that is pinned or paused: whoever leads next begins with it."""
+        record = self._heads.in_force(state)
+        name = "" if record is None else f"{record.epoch} {record.seq}"
+        if name != self._held:
+            self._store.save(HELD, b"" if record is None else msgspec.msgpack.encode(record))
+            self._held = name
+
+    def _held_in(self, state: State) -> HeadRecord | None:
+        """The head that was in force in a state, before a restart."""
+        saved = self._store.load(HELD)
+        record = msgspec.msgpack.decode(saved, type=HeadRecord) if saved else None
+        now = (state.base, state.start_head, state.epoch)
+        return record if record is not None and (record.base, record.start_head, record.epoch) == now else None
 
     def keep(self, state: State, now: float) -> bool:
         """Take a checkpoint if it is time."""
@@ -377,13 +362,13 @@ class Fast:
         head = self._registry.put_head(self._stamped(now))
         self._keep(state.epoch, head)
         self._kept_at = now
-        self._consider(head, now)
+        self.watch.consider(head, now, known=self.heads())
         return True
 
     def _keep(self, epoch: int, head: str) -> None:
         assert self._tier is not None
         taken = Checkpoint(base=self._base, epoch=epoch, upto=self.upto, head=head)
-        self._store.lessons.checkpoint(taken, self._tier.to_bytes())
+        self._store.lessons.checkpoint(taken, self._tier.to_bytes(), wanted=self.watch.checkpoint)
         self._kept = 0
 
     def heads(self) -> set[str]:
@@ -431,7 +416,7 @@ def fast_tier(
     )
 
 
-def built_tier(folder: Path) -> bytes | None:
-    """The checkpoint of a fast tier that a round left in its folder, if it did."""
+def built_tier(base: str, folder: Path) -> tuple[str, bytes] | None:
+    """A base, and the checkpoint of its fast tier that a round left in its folder, if it did."""
     path = folder / "tier.safetensors"
-    return path.read_bytes() if path.exists() else None
+    return (base, path.read_bytes()) if path.exists() else None

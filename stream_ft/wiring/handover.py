@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from stream_ft import failpoints
 from stream_ft.errors import ArtifactError, StoreFullError
 from stream_ft.events import Example
-from stream_ft.learn.fast.tier import FastTier, weight_of
+from stream_ft.learn.fast.tier import FastTier, learnable, weight_of
 from stream_ft.model.engines import Engine
 from stream_ft.replay.store import Store
 from stream_ft.wiring.rounds import Outcome
@@ -72,7 +72,7 @@ class Handover:
         tier = self._opened()
         if not self._queue and self._looks < LOOKS and self._store.max_seq() > self._upto:
             self._looks += 1
-            found = [example for example in self._store.training() if example.seq > self._upto]
+            found = [each for each in self._store.training() if each.seq > self._upto and learnable(each)]
             if self._found is not None and len(found) >= self._found:
                 self._looks = LOOKS  # more comes than is learned here: the rest follows after the promotion
             self._found = len(found)

@@ -19,10 +19,12 @@ class Step:
 
     Attributes:
         learned: lessons.
+        kept: it took a checkpoint.
         breach: the guard found it worse than its checkpoint: a rollback to that.
     """
 
     learned: int = 0
+    kept: bool = False
     breach: control.Rollback | None = None
 
 
@@ -43,8 +45,8 @@ class Tiers:
         """Its name."""
         self.examples_upto = 0
         """What it has learned."""
-        self.built: bytes | None = None
-        """The fast tier that a round has built for the base that is being promoted."""
+        self.built: tuple[str, bytes] | None = None
+        """The base that is being promoted, and the fast tier that its round has built."""
         self._issuer = issuer
         self._start = start
         self._start_upto = 0
@@ -64,8 +66,14 @@ class Tiers:
         """The version in force is that of ``state``, whose own head was loaded."""
         chosen = None
         if self.fast is not None and state.base:
-            built, self.built = self.built, None
-            self.fast.follow(state, rolled_back=self._rolled_back, examples_upto=self._start_upto, built=built)
+            base, built = self.built or ("", None)
+            self.built = None
+            self.fast.follow(
+                state,
+                rolled_back=self._rolled_back,
+                examples_upto=self._start_upto,
+                built=built if base == state.base else None,
+            )
             chosen = self.fast.in_force(state)
         self.head = self._start if chosen is None else chosen.head
         self.version = state.version if chosen is None else chosen.version
@@ -96,9 +104,11 @@ class Tiers:
         breach = None
         if leading and not (state.pinned or state.paused) and self.fast.due(now):
             breach = self._publish(self.fast, state, now)
-        if breach is None:  # who stands by keeps its state, too: the lessons behind it are forgotten
-            self.fast.keep(state, now)
-        return Step(learned=learned, breach=breach)
+        if leading and (state.pinned or state.paused):
+            self.fast.hold(state)
+        # Who stands by keeps its state, too: the lessons behind it are forgotten.
+        kept = breach is None and self.fast.keep(state, now)
+        return Step(learned=learned, kept=kept, breach=breach)
 
     def _publish(self, fast: Fast, state: State, now: float) -> control.Rollback | None:
         verdict = fast.judged(now)

@@ -207,7 +207,7 @@ def test_the_guard_sets_a_tier_back_that_is_surely_worse_than_its_checkpoint(lea
     learning.label(40, 50)
     learning.step()
     before = tier(learning).learned
-    fast(learning)._pairs["desk"] = deque([(False, True)] * 60)
+    fast(learning).watch.pairs["desk"] = deque([(False, True)] * 60)
     learning.label(50, 60)
     learning.step(2)
     assert (learning.core.state.epoch, learning.core.state.start_head) == (2, kept)
@@ -292,7 +292,7 @@ def test_what_a_rollback_has_left_is_not_gone_back_to(learning: Learning) -> Non
     learning.step(2)
     assert learning.core.state.start_head == good
     embedding = learning.engine.encode(["please refund ff my money"])[0]
-    fast(learning)._against["desk"] = deque([(embedding, "money", 10**9)] * 30)
+    fast(learning).watch.against["desk"] = deque([(embedding, "money", 10**9)] * 30)
     assert fast(learning).best("desk") != left
 
 

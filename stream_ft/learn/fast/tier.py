@@ -12,7 +12,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from stream_ft.errors import ArtifactError, ConfigError
-from stream_ft.events import Example
+from stream_ft.events import Example, LabelCorrection
 from stream_ft.learn.fast.expert import Arrays, Seen, load_expert
 from stream_ft.learn.fast.mixing import Mixing
 from stream_ft.model.heads import Floats, Head
@@ -26,6 +26,11 @@ FORMAT = 1
 def weight_of(trust: int) -> float:
     """How much an example counts: a user's word that no back office confirmed, half."""
     return 1.0 if trust > 1 else 0.5
+
+
+def learnable(example: Example) -> bool:
+    """Whether it has a label: a text or a span in its place is none."""
+    return isinstance(example.correction, LabelCorrection)
 
 
 def taught(
