@@ -32,6 +32,8 @@ from msgspec import Struct
 
 from stream_ft.errors import ConfigError, LogAwayError
 
+from .kafka_topics import LARGER
+
 log = logging.getLogger("stream_ft.kafka")
 
 T = TypeVar("T")
@@ -218,8 +220,8 @@ class Link:
             enable_idempotence=True,
             linger_ms=0,
             batch_size=262_144,
-            # Each topic has its own limit, and the dead letters' is the largest.
-            max_request_size=4 * self._options.max_message_bytes,
+            # Each topic has its own limit.
+            max_request_size=(max(LARGER.values()) + 1) * self._options.max_message_bytes,
             max_block_ms=timeout,
             delivery_timeout_ms=timeout,
             request_timeout_ms=max(1_000, timeout // 2),

@@ -14,6 +14,9 @@ SPREAD = ("predictions", "feedback", "labels", "events")
 """Kinds with several partitions: their order across partitions means nothing."""
 HEADS_MS = 600_000
 """A head of the fast tier is worthless once newer ones are there."""
+LARGER = {"dlq": 2, "heads": 8}
+"""How many times ``kafka.max_message_bytes`` a message may have: a dead letter is an event and the reason, and a head
+grows with the number of labels."""
 ROOM = 65_536
 """Of a message beside its value: key, headers, framing."""
 
@@ -58,8 +61,8 @@ def layout(
 
 
 def limit_of(topic: str, max_message_bytes: int) -> int:
-    """Bytes of key, value and headers that a message may have: a dead letter is an event and the reason."""
-    return 2 * max_message_bytes if kind_of(topic) == "dlq" else max_message_bytes
+    """Bytes of key, value and headers that a message may have."""
+    return LARGER.get(kind_of(topic), 1) * max_message_bytes
 
 
 def flaws(topic: str, want: Layout, *, partitions: int, configs: Mapping[str, str]) -> Sequence[Flaw]:

@@ -71,18 +71,17 @@ class _Frozen:
 class _Ahead:
     """Embeddings of the coming texts under the active base, computed in batches; used up in order."""
 
-    def __init__(self, engine: Engine, texts: Sequence[str]) -> None:
+    def __init__(self, engine: Engine, texts: Sequence[str], active: Callable[[], str]) -> None:
         self._engine = engine
         self._texts = texts
+        self._active = active
         self._known: dict[str, npt.NDArray[np.float16]] = {}
         self._base = ""
 
     def at(self, index: int, base: str) -> npt.NDArray[np.float16]:
         """Embedding ``[dim]`` of text ``index``."""
         text = self._texts[index]
-        if base != self._base:
-            self._known.clear()
-            self._base = base
+        self._of(base)
         if text not in self._known:
             if len(self._known) > 8 * AHEAD:
                 self._known.clear()
@@ -92,10 +91,16 @@ class _Ahead:
 
     def many(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Embeddings ``[B, dim]``, from what is known where possible."""
+        self._of(self._active())
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         found = dict(zip(missing, self._engine.encode(missing), strict=True)) if missing else {}
         rows = [self._known[text] if text in self._known else found[text] for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self._engine.dim), np.float16)
+
+    def _of(self, base: str) -> None:
+        if base != self._base:
+            self._known.clear()
+            self._base = base
 
 
 class Simulation:
@@ -139,7 +144,7 @@ class Simulation:
         base = resolve(settings.model.base)
         self.engine = encoding.open_engine(settings, base, threads=settings.round.threads)
         self.registry = Registry(folder / "registry")
-        self._ahead = _Ahead(self.engine, [row.text for row in rows])
+        self._ahead = _Ahead(self.engine, [row.text for row in rows], lambda: self.core.in_force.base)
         self.core = Core(
             settings=settings,
             log=self._log,

@@ -50,6 +50,7 @@ def test_events_are_spread_and_stay_for_their_time() -> None:
 def test_a_dead_letter_may_be_an_event_and_its_reason() -> None:
     assert limit_of("stream_ft.m.dlq", 50_000) == 2 * limit_of("stream_ft.m.feedback", 50_000) == 100_000
     assert want("dlq").configs["max.message.bytes"] == str(100_000 + ROOM)
+    assert limit_of("stream_ft.m.heads", 50_000) == 400_000
 
 
 @pytest.mark.parametrize(
