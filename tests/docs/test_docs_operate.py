@@ -58,7 +58,7 @@ ELSEWHERE = {
     "df -h STATE": LOOKED,
     ".venv/bin/pip install -e '.[ingest]'": PROGRAMS + "test_pip_takes_the_line",
     ".venv/bin/pip install --no-deps faust-streaming==0.15.3": PROGRAMS + "test_pip_takes_the_line",
-    ".venv/bin/python benchmarks/learning.py --streams rename --learners stream_ft --out learning.json": MEASURED,
+    ".venv/bin/python benchmarks/learning.py --streams stationary,rename,phased,jargon --out learning.json": MEASURED,
     ".venv/bin/python benchmarks/live.py --out live.json": MEASURED,
     "cd deploy": BEGUN,
     "cp env.example .env": BEGUN,
