@@ -228,8 +228,6 @@ class Core:
         step = self.tiers.freshen(self.in_force, now, leading=leading)
         if step.breach is not None:
             self._append(step.breach)
-        if step.kept and leading:
-            forget_old(self.registry, self.state, also=self.tiers.heads())
         return step.learned + handing
 
     def _check_log(self) -> None:

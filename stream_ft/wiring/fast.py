@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from stream_ft.config import Settings
 from stream_ft.errors import ArtifactError, MessageTooLargeError
@@ -33,6 +34,7 @@ from stream_ft.replay.lessons import Checkpoint
 from stream_ft.replay.store import Store
 from stream_ft.topics import topic
 from stream_ft.wiring.answering import Embed
+from stream_ft.wiring.releasing import forget_heads
 from stream_ft.wiring.watch import Watch
 
 log = logging.getLogger("stream_ft.learn.fast")
@@ -55,6 +57,15 @@ class InForce:
     version: str
     head: AnyHead
     examples_upto: int
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """What answers in a version that is pinned or paused; ``record`` is ``None`` for the release's own head."""
+
+    base: str
+    start_head: str
+    epoch: int
+    record: HeadRecord | None
 
 
 class Fast:
@@ -111,7 +122,7 @@ class Fast:
         self._clean_from = -1
         """Epoch of the last rollback: a checkpoint from before it may be what was left."""
         self.watch = Watch(store=store, registry=registry)
-        self._held = ""
+        self._held: Held | None = None
         self._published = 0
 
     # --- what the control log says -----------------------------------------------------------------------------
@@ -301,10 +312,14 @@ class Fast:
                 this head.
             start_head: of that release, if it is another one.
         """
-        held = self._held_in(state) if ahead and (state.pinned or state.paused) else None
-        if held is None and (state.pinned or state.paused):
-            return False  # the release's own head is what was pinned
-        if self._tier is None or self._queue or not self._tier.labels or self._base != state.base:
+        held = None
+        if ahead and (state.pinned or state.paused) and (stays := self._held_in(state)) is not None:
+            held = stays.record
+            if held is None:
+                return False  # the release's own head is what answers
+        if self._tier is None or self._base != state.base:
+            return False
+        if held is None and (self._queue or not self._tier.labels):
             return False
         data = self._stamped(now) if held is None else held.data
         epoch, start = state.epoch + ahead, start_head or state.start_head
@@ -339,31 +354,31 @@ class Fast:
         return True
 
     def hold(self, state: State) -> None:
-        """Remember the head in force of a version that is pinned or paused: whoever leads next begins with it."""
-        record = self._heads.in_force(state)
-        name = "" if record is None else f"{record.epoch} {record.seq}"
-        if name != self._held:
-            self._store.save(HELD, b"" if record is None else msgspec.msgpack.encode(record))
-            self._held = name
+        """Remember which head answers in a version that is pinned or paused: after a restart it goes on with that."""
+        held = Held(base=state.base, start_head=state.start_head, epoch=state.epoch, record=self._heads.in_force(state))
+        if held != self._held:
+            self._store.save(HELD, msgspec.msgpack.encode(held))
+            self._held = held
 
-    def _held_in(self, state: State) -> HeadRecord | None:
-        """The head that was in force in a state, before a restart."""
+    def _held_in(self, state: State) -> Held | None:
+        """What answered in a state, before a restart; ``None`` where nobody here knows."""
         saved = self._store.load(HELD)
-        record = msgspec.msgpack.decode(saved, type=HeadRecord) if saved else None
+        held = msgspec.msgpack.decode(saved, type=Held) if saved else None
         now = (state.base, state.start_head, state.epoch)
-        return record if record is not None and (record.base, record.start_head, record.epoch) == now else None
+        return held if held is not None and (held.base, held.start_head, held.epoch) == now else None
 
-    def keep(self, state: State, now: float) -> bool:
-        """Take a checkpoint if it is time."""
+    def keep(self, state: State, now: float) -> None:
+        """Take a checkpoint if it is time; the heads of those that are forgotten for it are deleted."""
         if self._tier is None or self._queue or not self._tier.labels or state.base != self._base or not self._kept:
-            return False
+            return
         if self._kept < self._checkpoint_every and 0 <= now - self._kept_at < CHECKPOINT_S:
-            return False
+            return
+        known = self.heads()
         head = self._registry.put_head(self._stamped(now))
         self._keep(state.epoch, head)
         self._kept_at = now
         self.watch.consider(head, now, known=self.heads())
-        return True
+        forget_heads(self._registry, state, known - self.heads())
 
     def _keep(self, epoch: int, head: str) -> None:
         assert self._tier is not None

@@ -85,6 +85,14 @@ def forget_old(registry: Registry, state: State, *, also: Collection[str] = ()) 
             registry.delete(sha)
 
 
+def forget_heads(registry: Registry, state: State, some: Collection[str]) -> None:
+    """Delete these heads, but for those of releases that somebody may want back."""
+    if some:
+        wanted = {release.start_head for release in kept(state)}
+        for sha in set(some) - wanted:
+            registry.delete_head(sha)
+
+
 def kept(state: State) -> set[Release]:
     """Releases that must be there: the last ones, and what is left should bases be denied, one after the other.
 

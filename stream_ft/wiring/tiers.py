@@ -19,12 +19,10 @@ class Step:
 
     Attributes:
         learned: lessons.
-        kept: it took a checkpoint.
         breach: the guard found it worse than its checkpoint: a rollback to that.
     """
 
     learned: int = 0
-    kept: bool = False
     breach: control.Rollback | None = None
 
 
@@ -107,8 +105,9 @@ class Tiers:
         if leading and (state.pinned or state.paused):
             self.fast.hold(state)
         # Who stands by keeps its state, too: the lessons behind it are forgotten.
-        kept = breach is None and self.fast.keep(state, now)
-        return Step(learned=learned, kept=kept, breach=breach)
+        if breach is None:
+            self.fast.keep(state, now)
+        return Step(learned=learned, breach=breach)
 
     def _publish(self, fast: Fast, state: State, now: float) -> control.Rollback | None:
         verdict = fast.judged(now)

@@ -113,6 +113,22 @@ def test_what_is_pinned_or_paused_stays_through_a_restart(tmp_path: Path, comman
     last.close()
 
 
+def test_a_version_that_was_pinned_before_any_head_answers_with_its_own_after_a_restart(tmp_path: Path) -> None:
+    learning = Learning(tmp_path, files=True, **FAST)
+    learning.step(2)
+    learning.issue(control.Pin)
+    learning.step(2)
+    learning.label(0, 60)
+    learning.step(3)
+    assert learning.core.tiers.version == "v0.1.0"
+    learning.close()
+    again = Learning(tmp_path, files=True, clock=learning.clock, **FAST)
+    again.step(3)
+    assert again.core.learner.leading
+    assert again.core.tiers.version == "v0.2.0"
+    again.close()
+
+
 def test_what_a_rollback_quarantines_is_not_learned_again(tmp_path: Path) -> None:
     learning = Learning(tmp_path, **FAST)
     learning.step(2)
@@ -202,11 +218,13 @@ def test_what_came_while_the_fast_tier_was_off_is_learned_once_it_is_on_again(tm
 def test_heads_of_forgotten_checkpoints_are_deleted(tmp_path: Path) -> None:
     learning = Learning(tmp_path, **FAST)
     learning.step(2)
+    put = learning.registry.put({"tensors.safetensors": b"to be promoted by hand"})
     for start in range(0, 2_000, 40):
         learning.label(start, start + 40)
         learning.step()
     assert len(learning.store.lessons.checkpoints()) <= 21
     assert len(list(learning.registry.list_heads())) <= 25
+    assert put in learning.registry.list(), "a base that somebody has put there is nobody's checkpoint"
     learning.close()
 
 
