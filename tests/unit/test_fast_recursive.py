@@ -110,3 +110,20 @@ def test_arrays_of_another_shape_are_refused(name, value):
     regression = RecursiveRidge(width=M, ridge=R, memory=50)
     with pytest.raises(ValueError, match="expected"):
         regression.restore(regression.arrays() | {name: value})
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_examples_that_were_expected_are_learned_as_any_others(others):
+    h, y, w = examples(3 * BLOCK + 5)
+    rows = list(h)
+    one, two = fed(h, y, w, memory=500.0), RecursiveRidge(width=M, ridge=R, memory=500.0)
+    for _ in range(K):
+        two.grow()
+    for at, (features, row, weight) in enumerate(zip(rows, y, w, strict=True)):
+        if not two.expecting:
+            coming = rows[at : at + two.left]
+            # What is expected and does not come, costs nothing but the work.
+            two.expect(coming[::-1] if others else coming)
+        two.learn(features, int(row), float(weight))
+    np.testing.assert_allclose(one.weight, two.weight, atol=1e-5)
+    np.testing.assert_allclose(one.gain(h[0]), two.gain(h[0]), atol=1e-5)

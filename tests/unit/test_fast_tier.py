@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from stream_ft.errors import ArtifactError, ConfigError
+from stream_ft.events import Example, LabelCorrection
+from stream_ft.learn.fast import tier as fast_tier
 from stream_ft.learn.fast.tier import EXPERTS, FastTier
 from stream_ft.model.heads import Head
 from stream_ft.model.mixture import read_head
@@ -168,3 +170,27 @@ def test_labels_that_do_not_fit_the_state_are_refused():
 
 def test_the_default_mixture_has_a_learner_for_every_kind_of_change():
     assert EXPERTS == ("softmax", "means", "concepts")
+
+
+def test_taught_at_once_it_is_the_tier_that_learned_one_by_one():
+    draw = np.random.default_rng(5)
+    rows = draw.normal(size=(600, 8)).astype(np.float16)
+    rows[17] = np.nan  # is not learned, and shifts nothing
+    examples = [
+        Example(
+            seq=at,
+            id=at,
+            input=str(at),
+            correction=LabelCorrection(label=f"l{int(np.argmax(np.nan_to_num(row)))}"),
+            source="s",
+            trust=1 + at % 3,
+        )
+        for at, row in enumerate(rows)
+    ]
+    one, two = FastTier(dim=8, seed=3), fast_tier.taught(rows, examples, experts=EXPERTS, seed=3)
+    for row, example in zip(rows, examples, strict=True):
+        one.learn(row, example.label, fast_tier.weight_of(example.trust))
+    assert one.labels == two.labels
+    assert one.learned == two.learned == 599
+    for row in rows[500:]:
+        np.testing.assert_allclose(one.probabilities(row), two.probabilities(row), atol=2e-3)

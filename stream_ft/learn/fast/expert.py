@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +21,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Seen:
     """One embedding ``[dim]`` as it was served, with its features, which are made once for all learners."""
 
-    def __init__(self, embedding: npt.NDArray[np.floating]) -> None:
+    def __init__(self, embedding: npt.NDArray[np.floating], batch: Batch | None = None, place: int = 0) -> None:
         self._row = embedding[None]
         self._lifted: dict[Projection | None, Floats] = {}
+        self._batch, self._place = batch, place
         self.kept: dict[object, Floats] = {}
         """What a learner computed to answer, under itself, until it learns: it is asked right before."""
 
@@ -31,8 +32,35 @@ class Seen:
         """``phi``, ``[M]``: as :func:`stream_ft.model.heads.lift` serves them."""
         found = self._lifted.get(projection)
         if found is None:
-            found = self._lifted[projection] = lift(self._row, projection)[0]
+            if self._batch is not None:
+                found = self._batch.features(projection)[self._place]
+            else:
+                found = lift(self._row, projection)[0]
+            self._lifted[projection] = found
         return found
+
+    def coming(self, projection: Projection | None, count: int) -> Sequence[Floats]:
+        """:meth:`features` of this one and of up to ``count - 1`` that are known to be learned next."""
+        if self._batch is None:
+            return [self.features(projection)]
+        return self._batch.features(projection)[self._place : self._place + count]
+
+
+class Batch:
+    """Embeddings ``[B, dim]`` that are learned in this order: what can be computed for all at once costs less."""
+
+    def __init__(self, embeddings: npt.NDArray[np.floating]) -> None:
+        self._embeddings = embeddings
+        self._lifted: dict[Projection | None, list[Floats]] = {}
+
+    def __iter__(self) -> Iterator[Seen]:
+        return (Seen(embedding, self, place) for place, embedding in enumerate(self._embeddings))
+
+    def features(self, projection: Projection | None) -> list[Floats]:
+        """``phi`` of each, ``[M]``."""
+        if projection not in self._lifted:
+            self._lifted[projection] = list(lift(self._embeddings, projection))
+        return self._lifted[projection]
 
 
 class Expert(Protocol):

@@ -15,12 +15,13 @@ Cost per event: ``M^2 / 2`` for ``u`` and as much again for the block, ``2 K M``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import sger, ssymv, ssyrk
+from scipy.linalg.blas import sger, ssymm, ssymv, ssyrk
 
 from stream_ft.learn.fast.expert import Arrays, longer, taken
 from stream_ft.model.heads import Floats
@@ -45,14 +46,39 @@ class RecursiveRidge:
         self._terms: Floats = np.zeros((BLOCK + 1, width), np.float32)
         self._count = 0
         self._turn = 0
+        self._expected: deque[tuple[Floats, Floats]] = deque()
 
     def grow(self) -> None:
         """One more target, 0 on all examples so far."""
         self.weight = longer(self.weight)
 
+    def expect(self, coming: Sequence[Floats]) -> None:
+        """The examples ``[M]`` that are learned next, in this order: ``P`` is then read once for a block, not for each.
+
+        It is good for no more than are left of the block (:attr:`left`).
+        """
+        if len(coming) > 1:
+            rows: Floats = ssymm(1.0, self._inverse, np.stack(coming).T, lower=1).T
+            self._expected = deque(zip(coming, rows, strict=True))
+
+    @property
+    def left(self) -> int:
+        """Examples until ``P`` changes."""
+        return BLOCK - self._count
+
+    @property
+    def expecting(self) -> bool:
+        """Something of what was expected has still to come."""
+        return bool(self._expected)
+
     def gain(self, features: Floats) -> Floats:
         """``u = P h``, ``[M]``."""
-        u: Floats = ssymv(1.0, self._inverse, features, lower=1)
+        expected, row = self._expected.popleft() if self._expected else (None, None)
+        if row is not None and expected is features:
+            u = row
+        else:
+            self._expected.clear()
+            u = ssymv(1.0, self._inverse, features, lower=1)
         if self._count:
             terms = self._terms[: self._count]
             u -= (terms @ features) @ terms
@@ -94,6 +120,7 @@ class RecursiveRidge:
 
     def _flush(self) -> None:
         terms = self._terms[: self._count]
+        self._expected.clear()
         self._inverse = ssyrk(-1.0, terms.T, beta=1.0, c=self._inverse, lower=1, overwrite_c=1)
         self._count = 0
 

@@ -55,6 +55,8 @@ class Scores:
     def learn(self, seen: Seen, row: int, weight: float) -> None:
         """One example of a row."""
         seen.kept.pop(self, None)
+        if not self.regression.expecting:
+            self.regression.expect(seen.coming(self.projection, self.regression.left))
         self.regression.learn(seen.features(self.projection), row, weight)
 
 

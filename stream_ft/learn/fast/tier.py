@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_tensors
 
 from stream_ft.errors import ArtifactError, ConfigError
 from stream_ft.events import Example, LabelCorrection
-from stream_ft.learn.fast.expert import Arrays, Seen, load_expert
+from stream_ft.learn.fast.expert import Arrays, Batch, Seen, load_expert
 from stream_ft.learn.fast.mixing import Mixing
 from stream_ft.model.heads import Floats, Head
 from stream_ft.model.mixture import Mixture, Part
@@ -21,6 +21,8 @@ from stream_ft.model.mixture import Mixture, Part
 EXPERTS = ("softmax", "means", "concepts")
 """The default mixture."""
 FORMAT = 1
+AT_ONCE = 256
+"""Examples whose features are made together."""
 
 
 def weight_of(trust: int) -> float:
@@ -43,8 +45,11 @@ def taught(
         examples: ``N`` of them.
     """
     tier = FastTier(dim=embeddings.shape[1], experts=experts, seed=seed)
-    for embedding, example in zip(embeddings, examples, strict=True):
-        tier.learn(embedding, example.label, weight_of(example.trust))
+    for start in range(0, len(examples), AT_ONCE):
+        some = examples[start : start + AT_ONCE]
+        rows = embeddings[start : start + AT_ONCE]
+        for seen, row, example in zip(Batch(rows), rows, some, strict=True):
+            tier.learn(row, example.label, weight_of(example.trust), seen=seen)
     return tier
 
 
@@ -98,13 +103,16 @@ class FastTier:
         best = int(p.argmax())
         return self.labels[best], float(p[best])
 
-    def learn(self, embedding: npt.NDArray[np.floating], label: str, weight: float = 1.0) -> bool:
+    def learn(
+        self, embedding: npt.NDArray[np.floating], label: str, weight: float = 1.0, *, seen: Seen | None = None
+    ) -> bool:
         """Learn from one example.
 
         Args:
             embedding: ``[dim]``, as served.
             label: the right one; not empty. One that is new is usable from now on.
             weight: in (0, 1]: how much the example is trusted.
+            seen: the same embedding in a batch.
 
         Returns:
             False for an embedding that is not finite or a weight of 0: nothing was learned.
@@ -116,7 +124,7 @@ class FastTier:
             raise ValueError(f"an embedding {embedding.shape}, label {label!r} and weight {weight} cannot be learned")
         if weight == 0 or not np.isfinite(embedding).all():
             return False
-        seen = Seen(embedding)
+        seen = seen or Seen(embedding)
         number = self._index.get(label)
         if number is None:
             number = self._index[label] = len(self.labels)
