@@ -13,6 +13,7 @@ from stream_ft import control, metrics
 from stream_ft.config import Settings, load
 from stream_ft.connectors.local import LocalLog
 from stream_ft.events import LabelCorrection, LabelledEvent, to_json
+from stream_ft.learn.fast.tier import FastTier
 from stream_ft.learn.job import Job, Result
 from stream_ft.model.base import BaseFolder
 from stream_ft.model.heads import Head
@@ -23,6 +24,7 @@ from stream_ft.testing import FakeEngine, ManualClock, MemoryLog
 from stream_ft.topics import topic
 from stream_ft.wiring import genesis, storing
 from stream_ft.wiring.core import Core
+from stream_ft.wiring.fast import Fast
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.learn import Loop
 from stream_ft.wiring.rounds import Outcome
@@ -192,3 +194,21 @@ def outcome(job: Job, folder: Path, *, champion: float = 0.2, candidate: float =
         classes=["x"] * n,
     )
     return Outcome(job=job, folder=folder, result=result, cpu_s=1.0)
+
+
+FAST: dict[str, Any] = {"fast.enabled": True, "fast.checkpoint_every": 40}
+"""Settings of a learner with a fast tier, and checkpoints that come soon."""
+
+
+def fast(learning: Learning) -> Fast:
+    """The fast tier at work."""
+    found = learning.core.tiers.fast
+    assert found is not None
+    return found
+
+
+def tier(learning: Learning) -> FastTier:
+    """What it has learned."""
+    found = fast(learning)._tier
+    assert found is not None
+    return found

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from learning_parts import DIM, Learning, labelled, text
+from learning_parts import DIM, FAST, Learning, fast, labelled, text, tier
 
 from stream_ft import control
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, TextCorrection, to_json
-from stream_ft.learn.fast.tier import FastTier
 from stream_ft.model.heads import Head
 from stream_ft.release import dossier
-from stream_ft.wiring.fast import Fast
-
-FAST: dict[str, Any] = {"fast.enabled": True, "fast.checkpoint_every": 40}
-
-
-def fast(learning: Learning) -> Fast:
-    found = learning.core.tiers.fast
-    assert found is not None
-    return found
-
-
-def tier(learning: Learning) -> FastTier:
-    found = fast(learning)._tier
-    assert found is not None
-    return found
 
 
 def released(learning: Learning, base: str) -> int:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from learning_parts import DIM, Learning, labelled, names, text
+from learning_parts import DIM, FAST, Learning, fast, labelled, names, text, tier
 
 from stream_ft import control
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, to_json
 from stream_ft.learn.fast.tier import FastTier
 from stream_ft.release.heads import HeadRecord
 from stream_ft.testing import MemoryLog
-from stream_ft.wiring.fast import Fast
-
-FAST: dict[str, Any] = {"fast.enabled": True, "fast.checkpoint_every": 40}
 
 
 @pytest.fixture
@@ -28,18 +24,6 @@ def learning(tmp_path: Path) -> Iterator[Learning]:
     made.step(2)
     yield made
     made.close()
-
-
-def fast(learning: Learning) -> Fast:
-    found = learning.core.tiers.fast
-    assert found is not None
-    return found
-
-
-def tier(learning: Learning) -> FastTier:
-    found = fast(learning)._tier
-    assert found is not None
-    return found
 
 
 def heads(learning: Learning) -> list[HeadRecord]:

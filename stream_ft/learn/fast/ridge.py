@@ -22,7 +22,7 @@ from stream_ft.model.mixture import Part
 
 FEATURES = 1_536
 RIDGE = 8.0
-"""With 1, and fewer examples than features, it fits them too closely: 2 points lost on 16 classes of a small shop."""
+"""Strong, for at first there are fewer examples than features: with 1 it fits those too closely."""
 RAW = 3.0
 MEMORY = 50_000.0
 
