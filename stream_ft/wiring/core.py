@@ -55,12 +55,12 @@ from stream_ft.wiring import handover, starting
 from stream_ft.wiring.answering import Embed, answered
 from stream_ft.wiring.coverage import Coverage
 from stream_ft.wiring.facts import learned
-from stream_ft.wiring.fast import built_tier, fast_tier
+from stream_ft.wiring.fast import fast_tier
 from stream_ft.wiring.happening import Happening
 from stream_ft.wiring.narration import narrated
 from stream_ft.wiring.releasing import candidate_embeddings, file_sha256, forget_old, numbers_of, write_candidate
 from stream_ft.wiring.rounds import Outcome, RoundProcess
-from stream_ft.wiring.tiers import Tiers
+from stream_ft.wiring.tiers import Tiers, built_tier
 
 log = logging.getLogger("stream_ft.learn")
 

@@ -2,7 +2,8 @@
 
 The store's journal is the queue: a lesson is learned once, in its order, by whoever takes up the newest checkpoint.
 What the control log says decides what becomes of the state: a new head or leader leaves it; another base, or a
-rollback, brings it back to a checkpoint of that base, and what came since is not learned again.
+rollback, brings it back to a checkpoint of that base. What came since a checkpoint is learned again after a rollback
+only if that said which examples were to blame.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -127,11 +127,20 @@ class Fast:
 
     # --- what the control log says -----------------------------------------------------------------------------
 
-    def follow(self, state: State, *, rolled_back: int, examples_upto: int, built: bytes | None = None) -> None:
+    def follow(
+        self,
+        state: State,
+        *,
+        rolled_back: int,
+        examples_upto: int,
+        built: bytes | None = None,
+        quarantined: bool = False,
+    ) -> None:
         """The version in force is that of ``state``.
 
         Args:
             rolled_back: the last epoch that began with a rollback or a denial.
+            quarantined: that rollback has set aside the examples that caused it.
             examples_upto: of its start head.
             built: a checkpoint of a tier under its base that has learned everything up to there.
         """
@@ -142,7 +151,8 @@ class Fast:
             return
         back = rolled_back > self._epoch
         if (back and self._base) or state.base != self._base:
-            self._go_back(state, examples_upto, built, rolled_back=back and bool(self._base))
+            undone = back and bool(self._base)
+            self._go_back(state, examples_upto, built, rolled_back=undone, again=quarantined or not undone)
         self._epoch = state.epoch
         if self._heads.in_force(state) is None:
             self._said = -1
@@ -177,12 +187,17 @@ class Fast:
         self._queue.clear()
         self.watch.compare(taken.head)
 
-    def _go_back(self, state: State, examples_upto: int, built: bytes | None, *, rolled_back: bool) -> None:
+    def _go_back(
+        self, state: State, examples_upto: int, built: bytes | None, *, rolled_back: bool, again: bool
+    ) -> None:
         """The state that belongs to a release: of its checkpoint, as built by a round, or learned from what is there.
 
-        What came between a checkpoint and a rollback is not learned again: it may be what the rollback was for.
+        Args:
+            again: learn what came after the checkpoint again, as far as it is retained. Not where it may hold what a
+                rollback was for.
         """
         self._queue.clear()
+        self._journal = set()
         newest = self._left_upto(state) if rolled_back else self._store.max_seq()
         if built is not None and not rolled_back:
             try:
@@ -202,14 +217,16 @@ class Fast:
             except (ArtifactError, KeyError) as error:
                 log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
                 continue
-            if not rolled_back:
-                self._queue.extend(self._retained(after=taken.upto))
+            if again:
+                self._queue.extend(self._retained(after=taken.upto, before=newest + 1))
             self.upto = newest
-            self._keep(state.epoch, state.start_head if taken.head == state.start_head else taken.head)
+            self._kept = self._checkpoint_every
+            if not self._queue:
+                self._keep(state.epoch, taken.head)
             return
         self._tier, self._base, self.upto = self._empty(), state.base, newest
         self.watch.compare("")
-        self._queue.extend(self._retained(before=examples_upto + 1 if rolled_back else None))
+        self._queue.extend(self._retained(before=newest + 1 if again else examples_upto + 1))
         self._kept = self._checkpoint_every
         if not self._queue:
             self._keep(state.epoch, state.start_head)
@@ -429,9 +446,3 @@ def fast_tier(
         checkpoint_every=asked.checkpoint_every,
         offsets=offsets,
     )
-
-
-def built_tier(base: str, folder: Path) -> tuple[str, bytes] | None:
-    """A base, and the checkpoint of its fast tier that a round left in its folder, if it did."""
-    path = folder / "tier.safetensors"
-    return (base, path.read_bytes()) if path.exists() else None

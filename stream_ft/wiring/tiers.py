@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stream_ft import control
 from stream_ft.model.mixture import AnyHead
@@ -48,13 +49,14 @@ class Tiers:
         self._issuer = issuer
         self._start = start
         self._start_upto = 0
-        self._rolled_back = -1
+        self._rolled_back, self._quarantined = -1, False
         self._breached: tuple[int, str] = (-1, "")
 
     def began(self, previous: State, state: State, verdict: Verdict) -> None:
         """A message was folded."""
         if isinstance(verdict.message, control.Rollback | control.Deny) and state.epoch > previous.epoch:
             self._rolled_back = state.epoch
+            self._quarantined = len(state.quarantines) > len(previous.quarantines)
 
     def loaded(self, head: AnyHead, examples_upto: int) -> None:
         """A release's own head was loaded."""
@@ -71,6 +73,7 @@ class Tiers:
                 rolled_back=self._rolled_back,
                 examples_upto=self._start_upto,
                 built=built if base == state.base else None,
+                quarantined=self._quarantined,
             )
             chosen = self.fast.in_force(state)
         self.head = self._start if chosen is None else chosen.head
@@ -128,3 +131,9 @@ class Tiers:
             checkpoint=fast.best(verdict.source),
             reason=verdict.reason,
         )
+
+
+def built_tier(base: str, folder: Path) -> tuple[str, bytes] | None:
+    """A base, and the checkpoint of its fast tier that a round left in its folder, if it did."""
+    path = folder / "tier.safetensors"
+    return (base, path.read_bytes()) if path.exists() else None

@@ -36,8 +36,8 @@ class Watch:
         self._recent: deque[tuple[npt.NDArray[np.float16], Example]] = deque(maxlen=MOST_RECENT)
         self.pairs: dict[str, deque[tuple[bool, bool]]] = {}
         """By source: was the live head right, and would the checkpoint's have been."""
-        self.against: dict[str, deque[tuple[npt.NDArray[np.float16], str, int]]] = {}
-        """Of the same events, by source, those that speak against the tier: embedding, label and sequence number."""
+        self.evidence: dict[str, deque[tuple[npt.NDArray[np.float16], str, int]]] = {}
+        """Of the same events, by source, the latest: embedding, label and sequence number."""
         self._reference: tuple[str, AnyHead] | None = None
         self._newer: tuple[str, AnyHead] | None = None
         """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
@@ -52,7 +52,7 @@ class Watch:
         """Compare with this checkpoint from now on; empty: with none."""
         self._recent.clear()
         self.pairs.clear()
-        self.against.clear()
+        self.evidence.clear()
         self._reference = self._opened(head) if head else None
         self._newer = None
 
@@ -80,13 +80,12 @@ class Watch:
                 of_source = self.pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
                 of_source.append((lesson.predicted == lesson.label, old == lesson.label))
                 self.pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
-                if old == lesson.label != lesson.predicted:
-                    against = self.against.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
-                    against.append((embedding, lesson.label, lesson.seq))
+                evidence = self.evidence.setdefault(lesson.source, deque(maxlen=guard.EVIDENCE))
+                evidence.append((embedding, lesson.label, lesson.seq))
             while len(self.pairs) > guard.SOURCES:
                 forgotten = next(iter(self.pairs))
                 del self.pairs[forgotten]
-                self.against.pop(forgotten, None)
+                self.evidence.pop(forgotten, None)
         self._since_newer += len(self._recent)
         self._recent.clear()
         verdict = guard.judge_each(self.pairs)
@@ -99,36 +98,32 @@ class Watch:
         return self._since_newer >= guard.CONFIRMED and not 0 <= now - self._newer_at < guard.CONFIRMED_S
 
     def best(self, source: str, *, base: str, clean_from: int) -> str:
-        """Head of the checkpoint to go back to: the newest that gets right what a source's events say against the tier.
+        """Head of the checkpoint to go back to: the newest of those that get most of a source's latest events right.
 
-        The one that is compared with may be old: what it lacks by age is not what is wrong now. Events that a
-        checkpoint has learned from say nothing for it, and what an earlier rollback has left does not come back.
+        Of all its events, not only of those that speak against the tier: these are the ones on which the checkpoint
+        that is compared with was right, so it would always win, however old it is. Events that a checkpoint has learned
+        from say nothing for it, and what an earlier rollback has left does not come back.
 
         Args:
             base: of the tier.
             clean_from: epoch of the last rollback.
         """
-        against = self.against.get(source)
-        known = [
-            taken
-            for taken in self._store.lessons.checkpoints()
-            if taken.base == base and (taken.epoch >= clean_from or taken.head == self.checkpoint)
-        ]
-        if not against or not known:
+        evidence = self.evidence.get(source, ())
+        known = []
+        for taken in self._store.lessons.checkpoints():
+            ours = taken.base == base and (taken.epoch >= clean_from or taken.head == self.checkpoint)
+            if ours and sum(seq > taken.upto for _, _, seq in evidence) >= guard.LEAST:
+                known.append(taken)
+        if not known:
             return self.checkpoint
-        rows = np.stack([embedding for embedding, _, _ in against])
+        newest = max(taken.upto for taken in known)
+        asked = [(embedding, label) for embedding, label, seq in evidence if seq > newest]
+        rows = np.stack([embedding for embedding, _ in asked])
         right = []
         for taken in known:
             opened = self._opened(taken.head)
             said = opened[1].predict(rows) if opened is not None else [("", 0.0)] * len(rows)
-            right.append(
-                sum(
-                    label == known_label and seq > taken.upto
-                    for (label, _), (_, known_label, seq) in zip(said, against, strict=True)
-                )
-            )
-        if max(right) < len(against) - guard.AS_GOOD:
-            return self.checkpoint
+            right.append(sum(answer == label for (answer, _), (_, label) in zip(said, asked, strict=True)))
         return known[guard.best(right)].head
 
     def _opened(self, head: str) -> tuple[str, AnyHead] | None:

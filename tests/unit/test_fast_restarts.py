@@ -12,6 +12,7 @@ from stream_ft import control
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, TextCorrection, to_json
 from stream_ft.model.heads import Head
 from stream_ft.release import dossier
+from stream_ft.wiring.fast import Fast
 
 
 def released(learning: Learning, base: str) -> int:
@@ -134,6 +135,58 @@ def test_what_a_rollback_quarantines_is_not_learned_again(tmp_path: Path) -> Non
     assert learning.core.state.epoch > target
     assert tier(learning).labels
     assert "poison" not in tier(learning).labels
+    learning.close()
+
+
+def poisoned(folder: Path) -> tuple[Learning, int]:
+    """A release, then an import of one source and a new label of another; the epoch of the release."""
+    learning = Learning(folder, files=True, **FAST)
+    learning.step(2)
+    learning.label(0, 60)
+    learning.step(3)
+    target = released(learning, learning.core.state.base)
+    for number in range(100, 130):
+        event = LabelledEvent(
+            id=f"i{number}", input=text(number), correction=LabelCorrection(label="poison"), source="import"
+        )
+        learning.publish("labels", to_json(event))
+        learning.publish("labels", labelled(2_000 + number, "late"))
+    learning.step(3)
+    assert {"poison", "late"} <= set(tier(learning).labels)
+    released(learning, learning.core.state.base)
+    return learning, target
+
+
+def test_after_a_rollback_that_names_who_was_wrong_what_the_others_said_is_learned_again(tmp_path: Path) -> None:
+    learned = []
+    for killed in (False, True):
+        learning, target = poisoned(tmp_path / str(killed))
+        quarantine = control.Quarantine(source="import")
+        learning.issue(control.Rollback, to_epoch=target, reason="wrong import", quarantine=quarantine)
+        if killed:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Fast, "learn", lambda self, limit: 0)
+                learning.step()
+            assert fast(learning)._queue
+            learning.close()
+            learning = Learning(tmp_path / str(killed), files=True, clock=learning.clock, **FAST)
+        learning.step(6)
+        assert "late" in tier(learning).labels
+        assert "late" in learning.core.head.labels
+        assert "poison" not in tier(learning).labels
+        learned.append(tier(learning).learned)
+        learning.close()
+    assert learned[0] == learned[1] == 90
+
+
+def test_after_a_rollback_that_names_nobody_nothing_that_came_since_is_learned_again(tmp_path: Path) -> None:
+    learning, target = poisoned(tmp_path)
+    learning.issue(control.Rollback, to_epoch=target, reason="by hand")
+    learning.step(6)
+    assert not {"late", "poison"} & set(tier(learning).labels)
+    learning.publish("labels", labelled(3_000, "fresh"))
+    learning.step(2)
+    assert "fresh" in tier(learning).labels
     learning.close()
 
 

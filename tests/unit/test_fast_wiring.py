@@ -276,8 +276,40 @@ def test_what_a_rollback_has_left_is_not_gone_back_to(learning: Learning) -> Non
     learning.step(2)
     assert learning.core.state.start_head == good
     embedding = learning.engine.encode(["please refund ff my money"])[0]
-    fast(learning).watch.against["desk"] = deque([(embedding, "money", 10**9)] * 30)
+    fast(learning).watch.evidence["desk"] = deque([(embedding, "money", 10**9)] * 30)
     assert fast(learning).best("desk") != left
+
+
+class Says:
+    """A head that answers the first of the events like this, and the others wrongly."""
+
+    def __init__(self, right: int) -> None:
+        self.right = right
+
+    def predict(self, rows: np.ndarray) -> list[tuple[str, float]]:
+        return [("money" if row < self.right else "", 0.5) for row in range(len(rows))]
+
+
+def test_the_checkpoint_gone_back_to_is_the_best_on_all_events_not_on_those_the_old_one_got_right(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(learning, 0, 60, "desk")
+    told(learning, 60, 120, "desk")
+    told(learning, 120, 180, "desk")
+    spoiled, newer, *_ = (taken.head for taken in learning.store.lessons.checkpoints())
+    watch = fast(learning).watch
+    assert watch.checkpoint not in (spoiled, newer)
+    embedding = learning.engine.encode(["please refund ff my money"])[0]
+    watch.evidence["desk"] = deque([(embedding, "money", 10**9)] * 100)
+    scores = {spoiled: 50, newer: 95, watch.checkpoint: 70}
+    monkeypatch.setattr(watch, "_opened", lambda head: (head, Says(scores.get(head, 0))))
+    assert fast(learning).best("desk") == newer
+    taken = {each.head: each.upto for each in learning.store.lessons.checkpoints()}
+    watch.evidence["desk"] = deque([(embedding, "money", taken[spoiled])] * 100)
+    scores[spoiled] = 100
+    assert fast(learning).best("desk") == newer, "it has learned from these"
+    watch.evidence["desk"].clear()
+    assert fast(learning).best("desk") == watch.checkpoint, "nothing is known"
 
 
 def test_a_change_that_all_sources_tell_of_is_followed(learning: Learning) -> None:

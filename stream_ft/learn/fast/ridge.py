@@ -21,7 +21,7 @@ from stream_ft.model.heads import Floats, Projection
 from stream_ft.model.mixture import Part
 
 FEATURES = 1_536
-RIDGE = 8.0
+RIDGE = 16.0
 """Strong, for at first there are fewer examples than features: with 1 it fits those too closely."""
 RAW = 3.0
 MEMORY = 50_000.0
