@@ -49,7 +49,7 @@ def settings_text(
         f"[serve]\nport = {port}\n\n[learn]\nport = {learn_port}\n\n"
         f"[schedule]\ninterval_s = 3.0\nmin_new = 40\nmin_evaluation = {min_evaluation}\n"
         f"adapt_first = {adapt_first}\nadapt_every = 100000\nadapt_misjudged = 0\nadapt_on_drift = false\n\n"
-        "[fast]\nenabled = true\nhead_every = 100\n\n[round]\nsteps = 10\nbatch = 16\n\n"
+        "[fast]\nenabled = true\nhead_every = 100\n\n[round]\nsteps = 20\nbatch = 16\n\n"
         '[log]\nlevel = "info"\n'
     )
 

@@ -133,11 +133,11 @@ class TestEvery:
             np.testing.assert_array_equal(value, two.arrays()[key])
 
 
-def stream(name: str, change, count: int = 400):
+def stream(name: str, change, count: int = 400, seed: int = 8):
     """Share of right answers soon after labels change in the middle of ``count`` events, and in the last 75."""
     expert = grown(name)
     right = []
-    for at, (row, label) in enumerate(zip(*examples(count, 8), strict=True)):
+    for at, (row, label) in enumerate(zip(*examples(count, seed), strict=True)):
         meant = change[label] if at >= count // 2 else int(label)
         seen = Seen(row)
         right.append(expert.probabilities(seen).argmax() == meant)
@@ -154,7 +154,8 @@ def test_concepts_follow_a_renaming_within_a_few_examples_of_each_class():
 
 
 def test_concepts_follow_two_labels_that_become_one():
-    soon, late = stream("concepts", [0, 0, 2, 3, 4, 5])
+    # Fifty events are few: one seed alone may have several that nobody gets right.
+    soon, late = np.mean([stream("concepts", [0, 0, 2, 3, 4, 5], seed=seed) for seed in (8, 9, 10)], axis=0)
     assert soon >= 0.9
     assert late > 0.95
 

@@ -1,7 +1,8 @@
 """RanPAC, one example at a time: ridge regression on random features of the embedding.
 
-Features ``relu(x P) ++ raw x`` (McDonnell et al. 2023, arXiv:2307.02251, with orthogonal ``P`` and the embedding
-itself beside them, which gives as much with fewer features), one-hot targets, recursive least squares
+Features ``relu(x P) ++ sqrt(dim) x`` (McDonnell et al. 2023, arXiv:2307.02251, with orthogonal ``P`` and the embedding
+itself beside them, which gives as much with fewer features; its values are then about as large as theirs, so that what
+a plain linear head can tell costs no more to learn than what only they can), one-hot targets, recursive least squares
 (:mod:`stream_ft.learn.fast.recursive`), and a calibration (:mod:`stream_ft.learn.fast.calibration`). Close to the best
 head of the embedding while nothing drifts; forgets little, so old evidence stands against new. With ``M`` features and
 ``C`` labels it costs ``M^2 + 3 C M + dim M`` multiplications per event.
@@ -9,6 +10,7 @@ head of the embedding while nothing drifts; forgets little, so old evidence stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +23,8 @@ from stream_ft.model.heads import Floats, Projection
 from stream_ft.model.mixture import Part
 
 FEATURES = 1_536
-RIDGE = 16.0
+RIDGE = 64.0
 """Strong, for at first there are fewer examples than features: with 1 it fits those too closely."""
-RAW = 3.0
 MEMORY = 50_000.0
 
 
@@ -41,10 +42,10 @@ class Scores:
     def __init__(
         self, *, dim: int, seed: int, features: int = FEATURES, ridge: float = RIDGE, memory: float = MEMORY
     ) -> None:
-        self.projection = Projection(seed=seed, features=features, orthogonal=True, raw=RAW)
+        self.projection = Projection(seed=seed, features=features, orthogonal=True, raw=math.sqrt(dim))
         width = self.projection.width(dim)
-        # A feature relu(z), z ~ N(0, 1), has the mean square 1/2.
-        square = (features / 2 + RAW**2) / width
+        # A feature relu(z), z ~ N(0, 1), has the mean square 1/2; a value of the embedding, so scaled, 1.
+        square = (features / 2 + dim) / width
         self.regression = RecursiveRidge(width=width, ridge=ridge * square, memory=memory)
 
     def of(self, seen: Seen) -> Floats:
