@@ -171,6 +171,16 @@ class Claims:
             digests |= dict.fromkeys(digest for (digest,) in revived)
         return len(rows), list(digests)
 
+    def set_aside(self, source: str | None, since: float | None, until: float | None) -> bool:
+        """Whether any claim of these is quarantined."""
+        self.flush()
+        found = self._db.execute(
+            "SELECT 1 FROM claims WHERE quarantined = 1 AND source = ifnull(?1, source)"
+            " AND appended_at >= ifnull(?2, appended_at) AND appended_at <= ifnull(?3, appended_at) LIMIT 1",
+            (source, since, until),
+        ).fetchone()
+        return found is not None
+
     def expire(self, before: float, limit: int) -> int:
         """Forget claims appended earlier, up to ``limit``, but for those that retained examples rest on."""
         self.flush()

@@ -224,6 +224,12 @@ class Store:
             self._finish(intake)
         return count
 
+    def set_aside(self, source: str | None, since: float | None, until: float | None) -> bool | None:
+        """Whether a quarantine holds any statement; ``None`` before :meth:`quarantine` has carried it out."""
+        rule = (source, since, until)
+        with self._reading():
+            return self._claims.set_aside(*rule) if rule in self._quarantines else None
+
     def allow_label(self, label: str) -> None:
         """Let users give a label from now on; those who gave it before are heard now."""
         with self._writing():

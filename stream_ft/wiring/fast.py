@@ -9,7 +9,6 @@ only if that said which examples were to blame.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,13 +26,14 @@ from stream_ft.learn.fast.tier import FastTier, learnable, weight_of
 from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.ports import EventLog, Outgoing
 from stream_ft.release import dossier
-from stream_ft.release.fold import State
+from stream_ft.release.fold import Quarantined, State
 from stream_ft.release.heads import HeadRecord, Heads, seq_of, version
 from stream_ft.release.registry import Registry
 from stream_ft.replay.lessons import Checkpoint
 from stream_ft.replay.store import Store
 from stream_ft.topics import topic
 from stream_ft.wiring.answering import Embed
+from stream_ft.wiring.backlog import Again, Backlog
 from stream_ft.wiring.releasing import forget_heads
 from stream_ft.wiring.watch import Watch
 
@@ -107,10 +107,7 @@ class Fast:
         self._tier: FastTier | None = None
         self._base = ""
         self._epoch = -1
-        self._queue: deque[Example] = deque()
-        """Examples of a tier that is built anew; lessons come after them."""
-        self._journal: set[int] = set()
-        """Which of them are lessons: those need not be retained."""
+        self._backlog = Backlog(store)
         self.upto = 0
         self.refused = ""
         """Why no heads are published, if that is so."""
@@ -134,13 +131,13 @@ class Fast:
         rolled_back: int,
         examples_upto: int,
         built: bytes | None = None,
-        quarantined: bool = False,
+        blamed: Quarantined | None = None,
     ) -> None:
         """The version in force is that of ``state``.
 
         Args:
             rolled_back: the last epoch that began with a rollback or a denial.
-            quarantined: that rollback has set aside the examples that caused it.
+            blamed: what that rollback puts in quarantine.
             examples_upto: of its start head.
             built: a checkpoint of a tier under its base that has learned everything up to there.
         """
@@ -151,8 +148,7 @@ class Fast:
             return
         back = rolled_back > self._epoch
         if (back and self._base) or state.base != self._base:
-            undone = back and bool(self._base)
-            self._go_back(state, examples_upto, built, rolled_back=undone, again=quarantined or not undone)
+            self._go_back(state, examples_upto, built, rolled_back=back and bool(self._base), blamed=blamed)
         self._epoch = state.epoch
         if self._heads.in_force(state) is None:
             self._said = -1
@@ -172,11 +168,8 @@ class Fast:
                 continue
             self._epoch = taken.epoch
             waiting = self._store.lessons.after(taken.upto, ALL)
-            self._journal = {lesson.seq for lesson in waiting}
-            missing = [example for example in self._retained(after=taken.upto) if example.seq not in self._journal]
-            if missing:
-                self._queue.extend(sorted([*waiting, *missing], key=lambda example: example.seq))
-                self.upto = self._queue[-1].seq
+            upto = self._backlog.add_missing(waiting, after=taken.upto)
+            self.upto = taken.upto if upto is None else upto
             return
 
     def _adopt(self, taken: Checkpoint) -> None:
@@ -184,20 +177,24 @@ class Fast:
         if (tier.dim, tier.names) != (self._dim, self._experts):
             raise ArtifactError("manifest", "It is of another encoder or of other learners.")
         self._tier, self._base, self.upto = tier, taken.base, taken.upto
-        self._queue.clear()
+        self._backlog.clear()
         self.watch.compare(taken.head)
 
     def _go_back(
-        self, state: State, examples_upto: int, built: bytes | None, *, rolled_back: bool, again: bool
+        self,
+        state: State,
+        examples_upto: int,
+        built: bytes | None,
+        *,
+        rolled_back: bool,
+        blamed: Quarantined | None,
     ) -> None:
         """The state that belongs to a release: of its checkpoint, as built by a round, or learned from what is there.
 
-        Args:
-            again: learn what came after the checkpoint again, as far as it is retained. Not where it may hold what a
-                rollback was for.
+        What came between a checkpoint and a rollback may be what that was for. It is learned again, as far as it is
+        retained, only where the rollback has put in quarantine what is to blame.
         """
-        self._queue.clear()
-        self._journal = set()
+        self._backlog.clear()
         newest = self._left_upto(state) if rolled_back else self._store.max_seq()
         if built is not None and not rolled_back:
             try:
@@ -205,11 +202,12 @@ class Fast:
                 self.watch.compare("")
                 self._kept = self._checkpoint_every
                 # What came meanwhile, and what the round withheld to judge by.
-                self._queue.extend(self._retained(after=examples_upto))
+                self._backlog.add(after=examples_upto)
                 return
             except ArtifactError as error:
                 log.error("the fast tier that a round built cannot be taken up: %s", error)
-        for taken in sorted(self._store.lessons.checkpoints(), key=lambda each: each.head != state.start_head):
+        known = self._store.lessons.checkpoints()
+        for taken in sorted(known, key=lambda each: each.head != state.start_head):
             if taken.base != state.base or not (taken.head == state.start_head or taken.upto <= examples_upto):
                 continue
             try:
@@ -217,18 +215,25 @@ class Fast:
             except (ArtifactError, KeyError) as error:
                 log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
                 continue
-            if again:
-                self._queue.extend(self._retained(after=taken.upto, before=newest + 1))
+            # An earlier rollback may have kept the same state again, under a later number.
+            learned = min(each.upto for each in known if each.head == taken.head)
+            if not rolled_back:
+                self._backlog.add(after=learned, upto=newest)
+            elif blamed is not None:
+                self._backlog.add_again(Again(blamed=blamed, after=learned, sure=learned, upto=newest))
             self.upto = newest
             self._kept = self._checkpoint_every
-            if not self._queue:
+            if not self._backlog:
                 self._keep(state.epoch, taken.head)
             return
         self._tier, self._base, self.upto = self._empty(), state.base, newest
         self.watch.compare("")
-        self._queue.extend(self._retained(before=newest + 1 if again else examples_upto + 1))
+        if rolled_back and blamed is not None:
+            self._backlog.add_again(Again(blamed=blamed, after=-1, sure=examples_upto, upto=newest))
+        else:
+            self._backlog.add(upto=examples_upto if rolled_back else newest)
         self._kept = self._checkpoint_every
-        if not self._queue:
+        if not self._backlog:
             self._keep(state.epoch, state.start_head)
 
     def _left_upto(self, state: State) -> int:
@@ -241,14 +246,6 @@ class Fast:
         self._store.save(LEFT, f"{which} {newest}".encode())
         return newest
 
-    def _retained(self, *, after: int = -1, before: int | None = None) -> list[Example]:
-        """What the store retains and can be learned, with sequence numbers between these two, ascending."""
-        return [
-            example
-            for example in self._store.training()
-            if example.seq > after and (before is None or example.seq < before) and learnable(example)
-        ]
-
     def _empty(self) -> FastTier:
         return FastTier(dim=self._dim, experts=self._experts, seed=self._seed)
 
@@ -258,15 +255,14 @@ class Fast:
         """Learn up to ``limit`` of what waits; how many that was."""
         if self._tier is None or not self._base:
             return 0
-        anew = bool(self._queue)
-        lessons = (
-            [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            if anew
-            else self._store.lessons.after(self.upto, limit)
-        )
+        if not self._backlog.ready():
+            return 0
+        if anew := bool(self._backlog):
+            lessons = self._backlog.take(limit)
+        else:
+            lessons = self._store.lessons.after(self.upto, limit)
         for lesson in lessons:
-            if not learnable(lesson) or (anew and self._gone(lesson)):
-                # A text or a span is no label.
+            if not learnable(lesson):  # a text or a span is no label
                 self.upto = self.upto if anew else lesson.seq
                 continue
             embedding = self._embedding(lesson)
@@ -277,10 +273,6 @@ class Fast:
                 if lesson.covers and seq_of(lesson.predicted_version):
                     self.watch.heard(embedding, lesson)
         return len(lessons)
-
-    def _gone(self, example: Example) -> bool:
-        """It was quarantined, revised or evicted since it was queued."""
-        return example.seq not in self._journal and self._store.example(example.id) is None
 
     def _embedding(self, lesson: Example) -> npt.NDArray[np.float16]:
         ours = lesson.embedding is not None and lesson.embedding_base == self._base
@@ -303,7 +295,7 @@ class Fast:
 
     def due(self, now: float) -> bool:
         """Whether there is something to publish, and it is time."""
-        if self._tier is None or self._queue or not self._tier.labels or self._tier.learned == self._said:
+        if self._tier is None or self._backlog or not self._tier.labels or self._tier.learned == self._said:
             return False
         return not 0 <= now - self._published_at < self._every_s
 
@@ -336,7 +328,7 @@ class Fast:
                 return False  # the release's own head is what answers
         if self._tier is None or self._base != state.base:
             return False
-        if held is None and (self._queue or not self._tier.labels):
+        if held is None and (self._backlog or not self._tier.labels):
             return False
         data = self._stamped(now) if held is None else held.data
         epoch, start = state.epoch + ahead, start_head or state.start_head
@@ -386,7 +378,9 @@ class Fast:
 
     def keep(self, state: State, now: float) -> None:
         """Take a checkpoint if it is time; the heads of those that are forgotten for it are deleted."""
-        if self._tier is None or self._queue or not self._tier.labels or state.base != self._base or not self._kept:
+        if self._tier is None or self._backlog or not self._tier.labels:
+            return
+        if state.base != self._base or not self._kept:
             return
         if self._kept < self._checkpoint_every and 0 <= now - self._kept_at < CHECKPOINT_S:
             return

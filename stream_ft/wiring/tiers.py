@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stream_ft import control
 from stream_ft.model.mixture import AnyHead
-from stream_ft.release.fold import State, Verdict
+from stream_ft.release.fold import Quarantined, State, Verdict
 from stream_ft.wiring.fast import CHUNK, Fast
 
 MOST_AHEAD = 1_024
@@ -49,14 +49,17 @@ class Tiers:
         self._issuer = issuer
         self._start = start
         self._start_upto = 0
-        self._rolled_back, self._quarantined = -1, False
+        self._rolled_back = -1
+        self._blamed: Quarantined | None = None
         self._breached: tuple[int, str] = (-1, "")
 
     def began(self, previous: State, state: State, verdict: Verdict) -> None:
         """A message was folded."""
         if isinstance(verdict.message, control.Rollback | control.Deny) and state.epoch > previous.epoch:
             self._rolled_back = state.epoch
-            self._quarantined = len(state.quarantines) > len(previous.quarantines)
+            added = state.quarantines[len(previous.quarantines) :]
+            # What was in quarantine before is not what this rollback is for.
+            self._blamed = next((each for each in added if each not in previous.quarantines), None)
 
     def loaded(self, head: AnyHead, examples_upto: int) -> None:
         """A release's own head was loaded."""
@@ -73,7 +76,7 @@ class Tiers:
                 rolled_back=self._rolled_back,
                 examples_upto=self._start_upto,
                 built=built if base == state.base else None,
-                quarantined=self._quarantined,
+                blamed=self._blamed,
             )
             chosen = self.fast.in_force(state)
         self.head = self._start if chosen is None else chosen.head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,22 @@ from stream_ft.events import Example
 from stream_ft.learn.fast import guard
 from stream_ft.model.mixture import AnyHead, read_head
 from stream_ft.release.registry import Registry
+from stream_ft.replay.lessons import Checkpoint
 from stream_ft.replay.store import Store
 
 log = logging.getLogger("stream_ft.learn.fast")
 
 MOST_RECENT = 4_096
 """Events that wait for the guard's question; one who stands by never asks it."""
+
+
+class Evidence(NamedTuple):
+    """An event that the guard has judged by; ``against`` the tier, where only the checkpoint's head was right."""
+
+    embedding: npt.NDArray[np.float16]
+    label: str
+    seq: int
+    against: bool
 
 
 class Watch:
@@ -36,8 +47,8 @@ class Watch:
         self._recent: deque[tuple[npt.NDArray[np.float16], Example]] = deque(maxlen=MOST_RECENT)
         self.pairs: dict[str, deque[tuple[bool, bool]]] = {}
         """By source: was the live head right, and would the checkpoint's have been."""
-        self.evidence: dict[str, deque[tuple[npt.NDArray[np.float16], str, int]]] = {}
-        """Of the same events, by source, the latest: embedding, label and sequence number."""
+        self.evidence: dict[str, deque[Evidence]] = {}
+        """The same events, by source."""
         self._reference: tuple[str, AnyHead] | None = None
         self._newer: tuple[str, AnyHead] | None = None
         """A checkpoint that is the next to compare with, once events have shown nothing against the tier it is of."""
@@ -80,8 +91,9 @@ class Watch:
                 of_source = self.pairs.pop(lesson.source, None) or deque(maxlen=guard.WINDOW)
                 of_source.append((lesson.predicted == lesson.label, old == lesson.label))
                 self.pairs[lesson.source] = of_source  # the last one heard is the last one forgotten
-                evidence = self.evidence.setdefault(lesson.source, deque(maxlen=guard.EVIDENCE))
-                evidence.append((embedding, lesson.label, lesson.seq))
+                evidence = self.evidence.setdefault(lesson.source, deque(maxlen=guard.WINDOW))
+                against = old == lesson.label != lesson.predicted
+                evidence.append(Evidence(embedding, lesson.label, lesson.seq, against))
             while len(self.pairs) > guard.SOURCES:
                 forgotten = next(iter(self.pairs))
                 del self.pairs[forgotten]
@@ -98,33 +110,33 @@ class Watch:
         return self._since_newer >= guard.CONFIRMED and not 0 <= now - self._newer_at < guard.CONFIRMED_S
 
     def best(self, source: str, *, base: str, clean_from: int) -> str:
-        """Head of the checkpoint to go back to: the newest of those that get most of a source's latest events right.
+        """Head of the checkpoint to go back to: of those without the fault, the one that answers best by now.
 
-        Of all its events, not only of those that speak against the tier: these are the ones on which the checkpoint
-        that is compared with was right, so it would always win, however old it is. Events that a checkpoint has learned
-        from say nothing for it, and what an earlier rollback has left does not come back.
+        Without the fault is one that gets most of those events right that speak against the tier. Of those, the newest
+        that is as good as any on *all* events since is chosen: by the former alone it would be the one that is compared
+        with, however old, for they are the ones that it got right. Events that a checkpoint has learned from say
+        nothing for it, and what an earlier rollback has left does not come back.
 
         Args:
             base: of the tier.
             clean_from: epoch of the last rollback.
         """
         evidence = self.evidence.get(source, ())
-        known = []
+        rows = np.stack([each.embedding for each in evidence]) if evidence else np.zeros((0, 0), np.float16)
+        sound: list[tuple[Checkpoint, list[bool]]] = []
         for taken in self._store.lessons.checkpoints():
             ours = taken.base == base and (taken.epoch >= clean_from or taken.head == self.checkpoint)
-            if ours and sum(seq > taken.upto for _, _, seq in evidence) >= guard.LEAST:
-                known.append(taken)
-        if not known:
+            against = [at for at, each in enumerate(evidence) if each.against and each.seq > taken.upto]
+            if not ours or len(against) < guard.SPEAKING or (opened := self._opened(taken.head)) is None:
+                continue
+            right = [said == each.label for (said, _), each in zip(opened[1].predict(rows), evidence, strict=True)]
+            if 2 * sum(right[at] for at in against) > len(against):
+                sound.append((taken, right))
+        if not sound:
             return self.checkpoint
-        newest = max(taken.upto for taken in known)
-        asked = [(embedding, label) for embedding, label, seq in evidence if seq > newest]
-        rows = np.stack([embedding for embedding, _ in asked])
-        right = []
-        for taken in known:
-            opened = self._opened(taken.head)
-            said = opened[1].predict(rows) if opened is not None else [("", 0.0)] * len(rows)
-            right.append(sum(answer == label for (answer, _), (_, label) in zip(said, asked, strict=True)))
-        return known[guard.best(right)].head
+        newest = max(taken.upto for taken, _ in sound)
+        since = [at for at, each in enumerate(evidence) if each.seq > newest]
+        return sound[guard.best([sum(right[at] for at in since) for _, right in sound])][0].head
 
     def _opened(self, head: str) -> tuple[str, AnyHead] | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from learning_parts import DIM, FAST, Learning, fast, labelled, text, tier
 
 from stream_ft import control
+from stream_ft.errors import StoreFullError
 from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Prediction, TextCorrection, to_json
 from stream_ft.model.heads import Head
 from stream_ft.release import dossier
@@ -167,7 +169,7 @@ def test_after_a_rollback_that_names_who_was_wrong_what_the_others_said_is_learn
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Fast, "learn", lambda self, limit: 0)
                 learning.step()
-            assert fast(learning)._queue
+            assert fast(learning)._backlog
             learning.close()
             learning = Learning(tmp_path / str(killed), files=True, clock=learning.clock, **FAST)
         learning.step(6)
@@ -177,6 +179,69 @@ def test_after_a_rollback_that_names_who_was_wrong_what_the_others_said_is_learn
         learned.append(tier(learning).learned)
         learning.close()
     assert learned[0] == learned[1] == 90
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_quarantine_that_sets_nothing_aside_gives_nothing_back(tmp_path: Path, known: bool) -> None:
+    """Its name was mistyped, or was in quarantine before: somebody else is to blame."""
+    learning, target = poisoned(tmp_path)
+    slip = control.Quarantine(source="imprt")
+    if known:
+        event = LabelledEvent(id="k", input=text(900), correction=LabelCorrection(label="a"), source="imprt")
+        learning.publish("labels", to_json(event))
+        learning.issue(control.Rollback, to_epoch=target, reason="of before", quarantine=slip)
+        learning.step(4)
+        target = learning.core.state.epoch
+        learning.label(4_000, 4_030)
+        learning.publish("labels", *(labelled(5_000 + number, "poison") for number in range(20)))
+        learning.step(3)
+        released(learning, learning.core.state.base)
+        assert "poison" in tier(learning).labels
+    learning.issue(control.Rollback, to_epoch=target, reason="wrong import", quarantine=slip)
+    learning.step(6)
+    assert learning.core.state.epoch > target
+    assert "poison" not in tier(learning).labels
+    learning.close()
+
+
+def test_a_second_rollback_to_the_same_head_that_names_who_was_wrong_gives_back_the_rest(tmp_path: Path) -> None:
+    learning, target = poisoned(tmp_path)
+    learning.issue(control.Rollback, to_epoch=target, reason="by hand")
+    learning.step(4)
+    assert "late" not in tier(learning).labels
+    quarantine = control.Quarantine(source="import")
+    learning.issue(control.Rollback, to_epoch=target, reason="found it", quarantine=quarantine)
+    learning.step(6)
+    assert "late" in tier(learning).labels
+    assert "poison" not in tier(learning).labels
+    learning.close()
+
+
+def test_nothing_is_learned_again_before_the_quarantine_was_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning, target = poisoned(tmp_path)
+    quarantine = learning.store.quarantine
+    full = [True]
+
+    def carry_out(*rule: object) -> int:
+        if full[0]:
+            raise StoreFullError("The disk is full.")
+        return quarantine(*rule)
+
+    monkeypatch.setattr(learning.store, "quarantine", carry_out)
+    rule = control.Quarantine(source="import")
+    learning.issue(control.Rollback, to_epoch=target, reason="wrong import", quarantine=rule)
+    for _ in range(4):
+        with suppress(StoreFullError):
+            learning.step()
+    assert fast(learning)._backlog
+    assert not {"late", "poison"} & set(tier(learning).labels)
+    full[0] = False
+    learning.step(6)
+    assert "late" in tier(learning).labels
+    assert "poison" not in tier(learning).labels
+    learning.close()
 
 
 def test_after_a_rollback_that_names_nobody_nothing_that_came_since_is_learned_again(tmp_path: Path) -> None:
@@ -204,7 +269,7 @@ def test_a_restart_while_the_tier_is_built_anew_loses_nothing(tmp_path: Path) ->
         past_all_checkpoints(learning, 1_000)
         learning.issue(control.Rollback, to_epoch=target, reason="by hand")
         learning.step()
-        assert fast(learning)._queue
+        assert fast(learning)._backlog
         for number in range(20):
             learning.publish("labels", labelled(5_000 + number, "fresh"))
         learning.step()

@@ -16,6 +16,7 @@ from stream_ft.events import Feedback, LabelCorrection, LabelledEvent, Predictio
 from stream_ft.learn.fast.tier import FastTier
 from stream_ft.release.heads import HeadRecord
 from stream_ft.testing import MemoryLog
+from stream_ft.wiring.watch import Evidence
 
 
 @pytest.fixture
@@ -276,38 +277,47 @@ def test_what_a_rollback_has_left_is_not_gone_back_to(learning: Learning) -> Non
     learning.step(2)
     assert learning.core.state.start_head == good
     embedding = learning.engine.encode(["please refund ff my money"])[0]
-    fast(learning).watch.evidence["desk"] = deque([(embedding, "money", 10**9)] * 30)
+    fast(learning).watch.evidence["desk"] = deque([Evidence(embedding, "money", 10**9, True)] * 30)
     assert fast(learning).best("desk") != left
 
 
 class Says:
-    """A head that answers the first of the events like this, and the others wrongly."""
+    """A head that is right on the first of the events for the tier and on the first of those against it."""
 
-    def __init__(self, right: int) -> None:
-        self.right = right
+    def __init__(self, others: int, against: int) -> None:
+        self.right = [*range(others), *range(60, 60 + against)]
 
     def predict(self, rows: np.ndarray) -> list[tuple[str, float]]:
-        return [("money" if row < self.right else "", 0.5) for row in range(len(rows))]
+        return [("money" if row in self.right else "", 0.5) for row in range(len(rows))]
 
 
-def test_the_checkpoint_gone_back_to_is_the_best_on_all_events_not_on_those_the_old_one_got_right(
+def test_the_checkpoint_gone_back_to_is_without_the_fault_and_the_best_on_all_events(
     learning: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told(learning, 0, 60, "desk")
-    told(learning, 60, 120, "desk")
-    told(learning, 120, 180, "desk")
-    spoiled, newer, *_ = (taken.head for taken in learning.store.lessons.checkpoints())
+    for start in range(0, 240, 60):
+        told(learning, start, start + 60, "desk")
+    kept = {each.head: each.upto for each in learning.store.lessons.checkpoints()}
     watch = fast(learning).watch
-    assert watch.checkpoint not in (spoiled, newer)
+    spoiled, newer, older, *_ = kept
+    assert watch.checkpoint not in (spoiled, newer, older)
     embedding = learning.engine.encode(["please refund ff my money"])[0]
-    watch.evidence["desk"] = deque([(embedding, "money", 10**9)] * 100)
-    scores = {spoiled: 50, newer: 95, watch.checkpoint: 70}
-    monkeypatch.setattr(watch, "_opened", lambda head: (head, Says(scores.get(head, 0))))
+
+    def evidence(seq: int) -> deque[Evidence]:
+        return deque(Evidence(embedding, "money", seq, against=at >= 60) for at in range(100))
+
+    heads = {
+        spoiled: Says(others=60, against=2),
+        newer: Says(others=58, against=37),
+        older: Says(others=40, against=40),
+        watch.checkpoint: Says(others=20, against=40),
+    }
+    monkeypatch.setattr(watch, "_opened", lambda head: (head, heads.get(head, Says(0, 0))))
+    watch.evidence["desk"] = evidence(10**9)
     assert fast(learning).best("desk") == newer
-    taken = {each.head: each.upto for each in learning.store.lessons.checkpoints()}
-    watch.evidence["desk"] = deque([(embedding, "money", taken[spoiled])] * 100)
-    scores[spoiled] = 100
-    assert fast(learning).best("desk") == newer, "it has learned from these"
+    heads[spoiled] = Says(others=60, against=40)
+    assert fast(learning).best("desk") == spoiled
+    watch.evidence["desk"] = evidence(kept[spoiled])
+    assert fast(learning).best("desk") == newer, "the newest has learned from these"
     watch.evidence["desk"].clear()
     assert fast(learning).best("desk") == watch.checkpoint, "nothing is known"
 

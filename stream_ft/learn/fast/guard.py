@@ -23,8 +23,8 @@ WINDOW = 500
 """Events of a source that count, the latest."""
 SOURCES = 64
 """Sources that are told apart; of those heard longest ago, what they said is forgotten."""
-EVIDENCE = 128
-"""Of these, those by which a checkpoint is chosen: what came lately."""
+SPEAKING = 10
+"""Events against the tier since a checkpoint, before they say whether that has the fault, too."""
 AS_GOOD = 2
 """A newer checkpoint that gets so few more of the events wrong than the best one is as good, and has learned more."""
 CONFIRMED, CONFIRMED_S = 100, 60.0

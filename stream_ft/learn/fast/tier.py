@@ -20,7 +20,7 @@ from stream_ft.model.mixture import Mixture, Part
 
 EXPERTS = ("softmax", "means", "concepts")
 """The default mixture."""
-FORMAT = 1
+FORMAT = 2
 AT_ONCE = 256
 """Examples whose features are made together."""
 
