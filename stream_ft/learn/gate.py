@@ -22,6 +22,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Scale = Literal["accuracy", "loss"]
 """``accuracy``: scores in [0, 1]. ``loss``: minus a loss, in nats. Greater is better in both."""
@@ -178,6 +179,29 @@ def judge(
             **numbers,
         )
     return verdict(True, f"As good or better: {compared}.", **numbers)
+
+
+def worth_it(verdict: Verdict, live: Sequence[float], candidate: Sequence[float]) -> Verdict:
+    """The verdict on a new encoder, for which all embeddings are made anew: that it does no harm is not enough. Pure.
+
+    It must not do worse on the examples to judge by. And on what came while it was brought up to date, which it
+    predicted before it learned from it, as the live version had, it must not be surely worse: the one-sided upper bound
+    of the difference must not be below 0.
+
+    Args:
+        live, candidate: ``[n]`` scores in [0, 1], paired, of those events; may be empty.
+    """
+    if not verdict.accepted or verdict.difference is None:
+        return verdict
+    if verdict.difference < 0:
+        reason = f"No gain that a new encoder would be worth: {verdict.reason.partition(': ')[2]}"
+        return replace(verdict, accepted=False, reason=reason)
+    lost = [a - b for a, b in zip(live, candidate, strict=True)]
+    if lost and lower_bound(lost, confidence=verdict.confidence, scale="accuracy") > 0:
+        mean = -math.fsum(lost) / len(lost)
+        reason = f"Surely worse on what came since: {_shown(mean, 'accuracy')} on {len(lost)} events. {verdict.reason}"
+        return replace(verdict, accepted=False, reason=reason)
+    return verdict
 
 
 def lower_bound(differences: Sequence[float], *, confidence: float, scale: Scale) -> float:

@@ -80,3 +80,7 @@ class Result(Struct, frozen=True, kw_only=True):
     """The right class of each evaluation example; ``None`` where there are no classes."""
     sources: list[str] = []
     """Who said what is right of each evaluation example."""
+    met_live: list[float] = []
+    """Of the events that came before it was brought up to date: was the answer that was given right (1 or 0)?"""
+    met_candidate: list[float] = []
+    """Of the same events: would the candidate's have been, before it learned from them?"""

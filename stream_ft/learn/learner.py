@@ -337,7 +337,7 @@ class Learner:
 
     def judge(self, result: Result) -> gate.Verdict:
         """What the gate says of a round's result."""
-        return gate.judge(
+        verdict = gate.judge(
             result.scores_champion,
             result.scores_candidate,
             result.classes,
@@ -350,6 +350,7 @@ class Learner:
             sources=result.sources,
             source_support=self._gate.source_support,
         )
+        return verdict if result.kind == "head" else gate.worth_it(verdict, result.met_live, result.met_candidate)
 
     def _schedule(self, now: float) -> list[Effect]:
         if self._state is None:

@@ -2,7 +2,8 @@
 
 A round of the encoder takes a minute, in which a thousand examples may come and labels change their meaning. The live
 fast tier has learned that, the one that the round taught has not: promoted as it is, it would answer as a minute ago
-until it had caught up.
+until it had caught up. On the way it predicts each before it learns from it, as the live tier had: a candidate that is
+surely worse at that is refused after all.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Handover:
         self._queue: deque[Example] = deque()
         self._looks = 0
         self._found: int | None = None
+        self._met: list[tuple[float, float]] = []
+        """Of each event: was the answer that was given right, and would the candidate's have been?"""
 
     def _opened(self) -> FastTier:
         if self._tier is None:
@@ -84,7 +87,11 @@ class Handover:
             rows = self._engine.trial(NAME, [example.input for example in missing])
             self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
         for example in some:
-            tier.learn(self._made[example.id], example.label, weight_of(example.trust))
+            row = self._made[example.id]
+            if example.predicted is not None:
+                own, _ = tier.predict(row) if tier.labels else ("", 0.0)
+                self._met.append((float(example.predicted == example.label), float(own == example.label)))
+            tier.learn(row, example.label, weight_of(example.trust))
         if some:
             failpoints.hit("handover.after_step")
         return len(some)
@@ -128,7 +135,13 @@ class Handover:
         return msgspec.structs.replace(
             self._outcome,
             job=msgspec.structs.replace(self._outcome.job, examples_upto=self._upto),
-            result=msgspec.structs.replace(result, examples_upto=self._upto, train_examples=tier.learned),
+            result=msgspec.structs.replace(
+                result,
+                examples_upto=self._upto,
+                train_examples=tier.learned,
+                met_live=[live for live, _ in self._met],
+                met_candidate=[candidate for _, candidate in self._met],
+            ),
         )
 
     def close(self) -> None:
