@@ -84,8 +84,14 @@ def under(learning: Learning, base: bytes, texts: Sequence[str]) -> np.ndarray:
     return embeddings
 
 
-def brought(learning: Learning, known: Sequence[Example], *, withheld: int = 60) -> tuple[Outcome, FastTier]:
-    """A round that trained the base :data:`NEW` on these examples, but for the last, and was found to be better."""
+def brought(
+    learning: Learning, known: Sequence[Example], *, withheld: int = 60, spoiled: bool = False
+) -> tuple[Outcome, FastTier]:
+    """A round that trained the base :data:`NEW` on these examples, but for the last, and was found to be better.
+
+    Args:
+        spoiled: it confuses the subjects.
+    """
     core = learning.core
     given = known[:-withheld]
     job = Job(
@@ -100,7 +106,7 @@ def brought(learning: Learning, known: Sequence[Example], *, withheld: int = 60)
     (folder / "candidate").mkdir(parents=True)
     (folder / "candidate" / "tensors.safetensors").write_bytes(NEW)
     embeddings = under(learning, NEW, [example.input for example in known])
-    tier = taught(embeddings[: len(given)], given, experts=EXPERTS, seed=0)
+    tier = taught(np.roll(embeddings[: len(given)], int(spoiled), axis=0), given, experts=EXPERTS, seed=0)
     (folder / "head.safetensors").write_bytes(tier.head().to_bytes())
     (folder / "tier.safetensors").write_bytes(tier.to_bytes())
     ids = np.array([example.id for example in known])
@@ -170,6 +176,18 @@ def test_what_came_during_the_round_is_learned_before_its_base_answers(learning:
     assert {example.embedding_base for example in made.values()} == {core.state.base}
 
 
+def test_a_base_that_answers_worse_what_came_meanwhile_is_not_promoted(learning: Learning) -> None:
+    feed(learning, 0, 400)
+    core = learning.core
+    outcome, _ = brought(learning, core.store.training(), withheld=100, spoiled=True)
+    encoder(learning, NEW)
+    core.finish(outcome, learning.clock.now())
+    learning.step(12)
+    assert core.handover is None
+    assert core.state.epoch == 1
+    assert any("Surely worse on what came since" in said for said in learning.said("refusal"))
+
+
 def test_a_base_that_was_overtaken_meanwhile_is_learned_no_further(learning: Learning) -> None:
     feed(learning, 0, 300)
     core = learning.core
@@ -185,7 +203,7 @@ def test_a_base_that_was_overtaken_meanwhile_is_learned_no_further(learning: Lea
 
 
 def test_a_disk_that_is_full_ends_no_handover(learning: Learning, monkeypatch: pytest.MonkeyPatch) -> None:
-    feed(learning, 0, 300)
+    feed(learning, 0, 500)
     core = learning.core
     outcome, _ = brought(learning, core.store.training())
     encoder(learning, NEW)

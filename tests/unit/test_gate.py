@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ft.learn.gate import Scale, Verdict, judge, lower_bound
+from stream_ft.learn.gate import Scale, Verdict, judge, lower_bound, worth_it
 from stream_ft.model.closed_form import fit_head
 from stream_ft.model.heads import Head
 
@@ -302,3 +302,24 @@ def test_one_more_loss_never_helps(better: int, worse: int) -> None:
 def test_a_verdict_survives_json() -> None:
     verdict = verdict_of(*paired(250, 3, 1), ["a"] * 250)
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "live", "met", "accepted", "why"),
+    [
+        (10, 4, [], [], True, "As good or better"),
+        (10, 10, [], [], True, "As good or better"),
+        (4, 5, [], [], False, "No gain that a new encoder would be worth: -0.2 points on 400 examples"),
+        (10, 4, [1.0] * 100, [1.0] * 97 + [0.0] * 3, True, "As good or better"),
+        (10, 4, [1.0] * 100, [1.0] * 85 + [0.0] * 15, False, "Surely worse on what came since: -15.0 points on 100"),
+        (10, 4, [0.0] * 50 + [1.0] * 50, [1.0] * 50 + [0.0] * 50, True, "As good or better"),
+        (1, 90, [], [], False, "Not shown to be as good"),
+    ],
+)
+def test_a_new_encoder_has_to_be_worth_it(
+    better: int, worse: int, live: list[float], met: list[float], accepted: bool, why: str
+) -> None:
+    verdict = worth_it(verdict_of(*paired(400, better, worse)), live, met)
+    assert verdict.accepted == accepted
+    assert verdict.reason.startswith(why)
+    assert verdict.n == 400
