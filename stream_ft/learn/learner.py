@@ -319,20 +319,25 @@ class Learner:
         verdict = self.judge(fact.result)
         self.verdict = verdict
         if fact.job.kind != "head":
-            self.memory.adapts_in_vain = self._in_vain(verdict)
+            self.memory.adapts_in_vain = self._in_vain(verdict, fact.result)
         if not verdict.accepted:
             self._failures += 1
             return [Refuse(job=fact.job, verdict=verdict, reason=verdict.reason, result=fact.result)]
         self._failures = 0
         return [Release(job=fact.job, result=fact.result, verdict=verdict)]
 
-    def _in_vain(self, verdict: gate.Verdict) -> int:
-        """Encoder rounds in vain after this one. It counts as a gain once it is sure, for one in a few seems to gain by
-        chance; while rounds gain, it is enough that one seems to."""
+    def _in_vain(self, verdict: gate.Verdict, result: Result) -> int:
+        """Encoder rounds in vain after this one.
+
+        It counts as a gain once it is sure, by the examples that judge it or by what came meanwhile, for one in a few
+        seems to gain by chance; while rounds gain, it is enough that one seems to.
+        """
         now, wanted = self.memory.adapts_in_vain, self._policy.adapt_gain
         if not verdict.accepted or verdict.difference is None or verdict.difference < wanted:
             return now + 1
-        sure = verdict.lower_bound is not None and verdict.lower_bound >= wanted
+        met = [b - a for a, b in zip(result.met_live, result.met_candidate, strict=True)]
+        bounds = [gate.lower_bound(met, confidence=verdict.confidence, scale="accuracy")] if met else []
+        sure = max([*bounds, verdict.lower_bound or 0.0]) >= wanted
         return -1 if now < 0 or sure else now
 
     def judge(self, result: Result) -> gate.Verdict:

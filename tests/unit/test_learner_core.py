@@ -105,15 +105,19 @@ def wrong(seq: int, misjudged: int) -> Learned:
     return replace(learned(seq), misjudged=misjudged)
 
 
+def scores(share: float, n: int) -> list[float]:
+    return [1.0] * round(n * share) + [0.0] * (n - round(n * share))
+
+
 def ended(champion: float, candidate: float, *, n: int = 300, cpu_s: float = 1.0, kind: Kind = "head") -> RoundEnded:
     """A round whose candidate has this accuracy, and whose champion has that one."""
-    scores = [[1.0] * round(n * share) + [0.0] * (n - round(n * share)) for share in (champion, candidate)]
+    judged = [scores(share, n) for share in (champion, candidate)]
     result = Result(
         ok=True,
         kind=kind,
         examples_upto=50,
-        scores_champion=scores[0],
-        scores_candidate=scores[1],
+        scores_champion=judged[0],
+        scores_candidate=judged[1],
         classes=["x"] * n,
     )
     return RoundEnded(job=msgspec.structs.replace(JOB, kind=kind), result=result, reason="", cpu_s=cpu_s)
@@ -535,6 +539,18 @@ def test_an_encoder_round_counts_as_a_gain_once_it_is_sure(candidate: float, bef
     again = learner()
     again.restore(core.snapshot())
     assert again.memory.adapts_in_vain == in_vain
+
+
+@pytest.mark.parametrize(("met", "in_vain"), [(0.5, 2), (0.515, 2), (0.55, -1)])
+def test_what_came_meanwhile_makes_a_gain_sure(met: float, in_vain: int) -> None:
+    core = learner()
+    core.memory.adapts_in_vain = 2
+    core.step([controlled(), learned(2_000)], 0.0)
+    judged = ended(0.5, 0.515, n=1_000, kind="lora")
+    assert judged.result is not None
+    result = msgspec.structs.replace(judged.result, met_live=scores(0.5, 1_000), met_candidate=scores(met, 1_000))
+    core.step([replace(judged, result=result)], 1.0)
+    assert core.memory.adapts_in_vain == in_vain
 
 
 def test_a_round_of_the_head_or_one_that_died_says_nothing_of_the_encoder() -> None:
