@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from stream_ft.events import Example
 from stream_ft.learn.fast.tier import learnable
 from stream_ft.release.fold import Quarantined
 from stream_ft.replay.store import Store
+
+LEFT = "fast_undone"
+"""Under which the store remembers what a rollback has left."""
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """What a rollback went back to, and ``newest``: up to which sequence number what was learned is left."""
+
+    epoch: int
+    base: str
+    start_head: str
+    examples_upto: int
+    newest: int
 
 
 class Again(Struct, frozen=True, kw_only=True):
@@ -102,3 +116,13 @@ class Backlog:
             if each.seq in self._lessons or self._store.example(each.id) is not None:
                 taken.append(each)
         return taken
+
+
+def remembered(store: Store, left: Left) -> Left:
+    """What a rollback has left: the same after a restart in its middle, though another release may have begun since."""
+    saved = store.load(LEFT)
+    before = msgspec.msgpack.decode(saved, type=Left) if saved else None
+    if before is not None and (before.epoch, before.base) == (left.epoch, left.base):
+        return before
+    store.save(LEFT, msgspec.msgpack.encode(left))
+    return left

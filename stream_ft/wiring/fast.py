@@ -33,7 +33,7 @@ from stream_ft.replay.lessons import Checkpoint
 from stream_ft.replay.store import Store
 from stream_ft.topics import topic
 from stream_ft.wiring.answering import Embed
-from stream_ft.wiring.backlog import Again, Backlog
+from stream_ft.wiring.backlog import Again, Backlog, Left, remembered
 from stream_ft.wiring.releasing import forget_heads
 from stream_ft.wiring.watch import Watch
 
@@ -42,8 +42,8 @@ log = logging.getLogger("stream_ft.learn.fast")
 CHUNK = 64
 """Lessons learned in one go: about 50 ms."""
 CHECKPOINT_S = 60.0
-LEFT, HELD = "fast_left", "fast_held"
-"""Under which the store remembers what a rollback has left, and the head that is pinned or paused at."""
+HELD = "fast_held"
+"""Under which the store remembers the head that is pinned or paused at."""
 ON_LOG = 20
 """Heads left on their topic."""
 EVERY_TRIM = 10
@@ -195,7 +195,17 @@ class Fast:
         retained, only where the rollback has put in quarantine what is to blame.
         """
         self._backlog.clear()
-        newest = self._left_upto(state) if rolled_back else self._store.max_seq()
+        start_head, newest = state.start_head, self._store.max_seq()
+        if rolled_back:
+            left = Left(
+                epoch=self._clean_from,
+                base=state.base,
+                start_head=start_head,
+                examples_upto=examples_upto,
+                newest=newest,
+            )
+            left = remembered(self._store, left)
+            start_head, examples_upto, newest = left.start_head, left.examples_upto, left.newest
         if built is not None and not rolled_back:
             try:
                 self._tier, self._base, self.upto = FastTier.from_bytes(built), state.base, newest
@@ -207,8 +217,8 @@ class Fast:
             except ArtifactError as error:
                 log.error("the fast tier that a round built cannot be taken up: %s", error)
         known = self._store.lessons.checkpoints()
-        for taken in sorted(known, key=lambda each: each.head != state.start_head):
-            if taken.base != state.base or not (taken.head == state.start_head or taken.upto <= examples_upto):
+        for taken in sorted(known, key=lambda each: each.head != start_head):
+            if taken.base != state.base or not (taken.head == start_head or taken.upto <= examples_upto):
                 continue
             try:
                 self._adopt(taken)
@@ -234,17 +244,7 @@ class Fast:
             self._backlog.add(upto=examples_upto if rolled_back else newest)
         self._kept = self._checkpoint_every
         if not self._backlog:
-            self._keep(state.epoch, state.start_head)
-
-    def _left_upto(self, state: State) -> int:
-        """Sequence number up to which a rollback leaves what was learned: the same after a restart in its middle."""
-        which = f"{state.base} {state.start_head} {self._clean_from}"
-        saved, _, upto = (self._store.load(LEFT) or b"").decode().rpartition(" ")
-        if saved == which:
-            return int(upto)
-        newest = self._store.max_seq()
-        self._store.save(LEFT, f"{which} {newest}".encode())
-        return newest
+            self._keep(state.epoch, start_head)
 
     def _empty(self) -> FastTier:
         return FastTier(dim=self._dim, experts=self._experts, seed=self._seed)

@@ -181,6 +181,25 @@ def test_after_a_rollback_that_names_who_was_wrong_what_the_others_said_is_learn
     assert learned[0] == learned[1] == 90
 
 
+def test_a_restart_after_another_release_still_goes_back_to_what_the_rollback_named(tmp_path: Path) -> None:
+    learning, target = poisoned(tmp_path)
+    quarantine = control.Quarantine(source="import")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fast, "learn", lambda self, limit: 0)
+        learning.issue(control.Rollback, to_epoch=target, reason="wrong import", quarantine=quarantine)
+        learning.step()
+        released(learning, learning.core.state.base)
+    assert fast(learning)._backlog
+    learning.close()
+    again = Learning(tmp_path, files=True, clock=learning.clock, **FAST)
+    again.step(6)
+    assert again.core.state.epoch > target + 2
+    assert "late" in tier(again).labels
+    assert "poison" not in tier(again).labels
+    assert tier(again).learned == 90
+    again.close()
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_quarantine_that_sets_nothing_aside_gives_nothing_back(tmp_path: Path, known: bool) -> None:
     """Its name was mistyped, or was in quarantine before: somebody else is to blame."""
