@@ -53,7 +53,8 @@ class Handover:
         self._looks = 0
         self._found: int | None = None
         self._met: list[tuple[float, float]] = []
-        """Of each event: was the answer that was given right, and would the candidate's have been?"""
+        """Was the answer that was given right, and would the candidate's have been? Of events whose label came either
+        way: people correct errors, so by corrections alone every candidate would look good."""
 
     def _opened(self) -> FastTier:
         if self._tier is None:
@@ -88,7 +89,7 @@ class Handover:
             self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
         for example in some:
             row = self._made[example.id]
-            if example.predicted is not None:
+            if example.covers and example.predicted is not None:
                 own, _ = tier.predict(row) if tier.labels else ("", 0.0)
                 self._met.append((float(example.predicted == example.label), float(own == example.label)))
             tier.learn(row, example.label, weight_of(example.trust))
