@@ -260,9 +260,9 @@ class Learner:
         self._max_seq, self._train, self._holdout = fact.max_seq, fact.train, fact.holdout
         self.memory.misjudged += fact.misjudged
         effects: list[Effect] = []
-        live = "" if self._state is None else _base_of(self._state.version)
+        live = "" if self._state is None else base_of(self._state.version)
         for wrong, version in zip(fact.errors, fact.versions, strict=True):
-            if _base_of(version) != live:
+            if base_of(version) != live:
                 continue  # a late label scores a model that has been replaced
             if (alarm := self._detector.update(float(wrong))) is not None:
                 self.alarms += 1
@@ -355,7 +355,9 @@ class Learner:
             sources=result.sources,
             source_support=self._gate.source_support,
         )
-        return verdict if result.kind == "head" else gate.worth_it(verdict, result.met_live, result.met_candidate)
+        if result.kind == "head" or self._scale == "loss":  # no embeddings are made anew for one of these
+            return verdict
+        return gate.worth_it(verdict, result.met_live, result.met_candidate)
 
     def _schedule(self, now: float) -> list[Effect]:
         if self._state is None:
@@ -416,6 +418,6 @@ class Learner:
         return True
 
 
-def _base_of(version: str) -> str:
+def base_of(version: str) -> str:
     """``v3.7.0`` is of base ``v3``."""
     return version.partition(".")[0]

@@ -402,12 +402,12 @@ class Examples:
 
     def _update(self, row: Row, claim: Claim) -> None:
         self._db.execute(
-            "UPDATE examples SET claim = ?, correction = ?, source = ?, trust = ?, time = ?, tie = ?, accepted_at = ?,"
-            " predicted = ?, version = ?, covers = ? WHERE id = ?",
-            (
-                row.claim, pack(row.correction), claim.source, claim.trust, claim.time, claim.tie, claim.appended_at,
-                claim.predicted, claim.version, claim.covers, row.id,
-            ),
+            # The first answer to a text stays: one that was given after it had been learned says nothing.
+            "UPDATE examples SET claim = ?1, correction = ?2, source = ?3, trust = ?4, time = ?5, tie = ?6,"
+            " accepted_at = ?7, predicted = iif(correction = ?2, predicted, ?8),"
+            " version = iif(correction = ?2, version, ?9), covers = iif(correction = ?2, covers, ?10) WHERE id = ?11",
+            (row.claim, pack(row.correction), claim.source, claim.trust, claim.time, claim.tie, claim.appended_at,
+             claim.predicted, claim.version, claim.covers, row.id),
         )  # fmt: skip
         if not row.holdout:
             self._claims.trains(claim.id)  # the claim that it rested on so far may be forgotten before this one

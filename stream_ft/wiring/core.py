@@ -105,6 +105,7 @@ class Core:
         """Of the release's own head."""
         self.in_force: State = INITIAL
         """The latest folded state whose version is loaded here."""
+        self._unchosen = False  # folded, and not yet in force: the store was full
         self.unloaded = ""
         """Why the wanted version is not the one in force; empty if it is."""
         self.round: RoundProcess | None = None
@@ -204,14 +205,18 @@ class Core:
                         self._say(told[0], told[1], record.appended_at, **told[2])
             self._control_offset = records[-1].offset + 1
         self._remember_told()
-        if folded:
-            if (self.state.base, self.state.start_head) != (before.base, before.start_head):
-                self._put_into_force(now)
-            elif not self.unloaded:
-                self.in_force = self.state
-            if not self.unloaded:
+        if folded and (self.state.base, self.state.start_head) != (before.base, before.start_head):
+            self._put_into_force(now)
+        elif folded and not self.unloaded:
+            self.in_force = self.state
+        self._unchosen |= bool(folded)
+        try:
+            if self._unchosen and not self.unloaded:
                 self.tiers.choose(self.in_force)
-            self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
+            self._unchosen = False
+        finally:  # what was ordered is done even where the store is full: a quarantine must not be lost
+            if folded:
+                self.perform([Controlled(state=self.state, champion_upto=self.dossier.examples_upto)], now)
         return folded
 
     def freshen(self, now: float) -> int:
@@ -250,8 +255,7 @@ class Core:
         if self._control_offset <= self._told:
             return
         self._told = self._control_offset
-        # What is told must not stop what is done: at worst it is told again.
-        with contextlib.suppress(StoreFullError):
+        with contextlib.suppress(StoreFullError):  # it must not stop what is done: at worst it is told again
             self.store.save("control_told", str(self._told).encode())
 
     def _put_into_force(self, now: float) -> None:
@@ -367,14 +371,13 @@ class Core:
         """Tell the learner of a round that ended; of an accepted base, once it has learned what came meanwhile."""
         self.round = None
         if outcome.result is not None and self.learner.judge(outcome.result).accepted:
-            self.handover = handover.begun(outcome, store=self.store, engine=self.engine)
+            self.handover = handover.begun(outcome, store=self.store, engine=self.engine, live=self.state.version)
         if self.handover is None:
             self._ended(outcome, now)
 
     def _ended(self, outcome: Outcome, now: float) -> None:
-        self.perform(
-            [RoundEnded(job=outcome.job, result=outcome.result, reason=outcome.reason, cpu_s=outcome.cpu_s)], now
-        )
+        ended = RoundEnded(job=outcome.job, result=outcome.result, reason=outcome.reason, cpu_s=outcome.cpu_s)
+        self.perform([ended], now)
 
     def _release(self, effect: Release, now: float) -> None:
         job = effect.job

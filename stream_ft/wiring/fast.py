@@ -225,11 +225,11 @@ class Fast:
             except (ArtifactError, KeyError) as error:
                 log.error("a checkpoint of the fast tier cannot be taken up: %s", error)
                 continue
-            # An earlier rollback may have kept the same state again, under a later number.
-            learned = min(each.upto for each in known if each.head == taken.head)
             if not rolled_back:
-                self._backlog.add(after=learned, upto=newest)
+                self._backlog.add(after=taken.upto, upto=newest)
             elif blamed is not None:
+                # An earlier rollback may have kept the same state again, under a later number.
+                learned = min(each.upto for each in known if each.head == taken.head)
                 self._backlog.add_again(Again(blamed=blamed, after=learned, sure=learned, upto=newest))
             self.upto = newest
             self._kept = self._checkpoint_every

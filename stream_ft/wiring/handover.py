@@ -20,6 +20,7 @@ from stream_ft import failpoints
 from stream_ft.errors import ArtifactError, StoreFullError
 from stream_ft.events import Example
 from stream_ft.learn.fast.tier import FastTier, learnable, weight_of
+from stream_ft.learn.learner import base_of
 from stream_ft.model.engines import Engine
 from stream_ft.replay.store import Store
 from stream_ft.wiring.rounds import Outcome
@@ -41,11 +42,12 @@ class Handover:
         outcome: of the round, with a tier in its folder.
         store: where examples come from.
         engine: embeds under the candidate; its active base is not touched.
+        live: name of the version that answers; answers of other bases are not held against the candidate.
     """
 
-    def __init__(self, outcome: Outcome, *, store: Store, engine: Engine) -> None:
+    def __init__(self, outcome: Outcome, *, store: Store, engine: Engine, live: str) -> None:
         self._outcome = outcome
-        self._store, self._engine = store, engine
+        self._store, self._engine, self._live = store, engine, live
         self._upto = outcome.job.examples_upto
         self._tier: FastTier | None = None
         self._made: dict[int, npt.NDArray[np.float16]] = {}
@@ -87,10 +89,12 @@ class Handover:
         if missing:
             rows = self._engine.trial(NAME, [example.input for example in missing])
             self._made |= {example.id: row for example, row in zip(missing, rows, strict=True)}
+        new = {example.id for example in missing}  # the others the round has seen: the gate has judged by them
         for example in some:
             row = self._made[example.id]
-            if example.covers and example.predicted is not None:
-                own, _ = tier.predict(row) if tier.labels else ("", 0.0)
+            ours = example.covers and base_of(example.predicted_version) == base_of(self._live)
+            if ours and example.id in new and tier.labels:
+                own, _ = tier.predict(row)
                 self._met.append((float(example.predicted == example.label), float(own == example.label)))
             tier.learn(row, example.label, weight_of(example.trust))
         if some:
@@ -150,8 +154,8 @@ class Handover:
         self._engine.drop(NAME)
 
 
-def begun(outcome: Outcome, *, store: Store, engine: Engine) -> Handover | None:
+def begun(outcome: Outcome, *, store: Store, engine: Engine, live: str) -> Handover | None:
     """The handover that a round's outcome needs; ``None`` for one that built no fast tier."""
     if outcome.result is None or not (outcome.folder / "tier.safetensors").exists():
         return None
-    return Handover(outcome, store=store, engine=engine)
+    return Handover(outcome, store=store, engine=engine, live=live)

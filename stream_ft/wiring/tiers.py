@@ -50,6 +50,8 @@ class Tiers:
         self._start = start
         self._start_upto = 0
         self._rolled_back = -1
+        self._quarantined: dict[Quarantined, int] = {}
+        """In which epoch each came."""
         self._blamed: Quarantined | None = None
         self._breached: tuple[int, str] = (-1, "")
 
@@ -57,9 +59,11 @@ class Tiers:
         """A message was folded."""
         if isinstance(verdict.message, control.Rollback | control.Deny) and state.epoch > previous.epoch:
             self._rolled_back = state.epoch
-            added = state.quarantines[len(previous.quarantines) :]
-            # What was in quarantine before is not what this rollback is for.
-            self._blamed = next((each for each in added if each not in previous.quarantines), None)
+            target = verdict.message.to_epoch if isinstance(verdict.message, control.Rollback) else state.epoch
+            for each in (added := state.quarantines[len(previous.quarantines) :]):
+                self._quarantined.setdefault(each, state.epoch)
+            # What was in quarantine already in the version gone back to is not what this rollback is for.
+            self._blamed = next((each for each in added if self._quarantined[each] > target), None)
 
     def loaded(self, head: AnyHead, examples_upto: int) -> None:
         """A release's own head was loaded."""

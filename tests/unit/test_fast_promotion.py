@@ -179,7 +179,8 @@ def test_what_came_during_the_round_is_learned_before_its_base_answers(learning:
 def test_a_base_that_answers_worse_what_came_meanwhile_is_not_promoted(learning: Learning) -> None:
     feed(learning, 0, 400)
     core = learning.core
-    outcome, _ = brought(learning, core.store.training(), withheld=100, spoiled=True)
+    outcome, _ = brought(learning, core.store.training(), spoiled=True)
+    feed(learning, 400, 520)
     encoder(learning, NEW)
     core.finish(outcome, learning.clock.now())
     learning.step(12)

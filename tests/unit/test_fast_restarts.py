@@ -263,6 +263,49 @@ def test_nothing_is_learned_again_before_the_quarantine_was_carried_out(
     learning.close()
 
 
+@pytest.mark.parametrize("what", ["save", "checkpoint"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_store_that_is_full_when_a_rollback_comes_loses_neither_it_nor_its_quarantine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, named: bool
+) -> None:
+    learning, target = poisoned(tmp_path)
+    owner = learning.store if what == "save" else learning.store.lessons
+    write = getattr(owner, what)
+    full = [True]
+
+    def written(*arguments: object, **more: object) -> object:
+        if full[0]:
+            raise StoreFullError("The disk is full.")
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(owner, what, written)
+    quarantine = control.Quarantine(source="import") if named else None
+    learning.issue(control.Rollback, to_epoch=target, reason="wrong import", quarantine=quarantine)
+    for _ in range(3):
+        with suppress(StoreFullError):
+            learning.step()
+    full[0] = False
+    learning.step(40)  # consumption has paused for a while
+    learning.publish("labels", labelled(6_000, "fresh"))
+    learning.step(4)
+    assert "poison" not in tier(learning).labels
+    assert "poison" not in learning.core.head.labels
+    assert ("late" in tier(learning).labels) == named
+    assert "fresh" in learning.core.head.labels
+    learning.close()
+
+
+def test_a_deeper_rollback_with_the_same_quarantine_gives_back_the_rest_too(tmp_path: Path) -> None:
+    learning, target = poisoned(tmp_path)
+    quarantine = control.Quarantine(source="import")
+    for to in (learning.core.state.epoch - 1, target):
+        learning.issue(control.Rollback, to_epoch=to, reason="wrong import", quarantine=quarantine)
+        learning.step(6)
+    assert "late" in tier(learning).labels
+    assert "poison" not in tier(learning).labels
+    learning.close()
+
+
 def test_after_a_rollback_that_names_nobody_nothing_that_came_since_is_learned_again(tmp_path: Path) -> None:
     learning, target = poisoned(tmp_path)
     learning.issue(control.Rollback, to_epoch=target, reason="by hand")
