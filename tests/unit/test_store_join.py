@@ -247,6 +247,17 @@ def test_a_labelled_event_is_scored_against_the_answer_made_before(feeder: Feede
     assert (example.covers, example.predicted, example.embedding_base) == (True, "refund", "b")
 
 
+def test_the_first_answer_to_a_text_stays_until_its_label_is_another(feeder: Feeder) -> None:
+    """A second one is given after the text was learned: it says nothing of the version that gave it."""
+    feeder.label("give it back", "refund", answer={"output": "delivery", "version": "v0.2.0"})
+    feeder.label("give it back", "refund", answer={"output": "refund", "version": "v0.2.1"})
+    (example,) = feeder.store.training()
+    assert (example.predicted, example.predicted_version) == ("delivery", "v0.2.0")
+    feeder.label("give it back", "return", answer={"output": "refund", "version": "v0.2.2"})
+    (example,) = feeder.store.training()
+    assert (example.label, example.predicted, example.predicted_version) == ("return", "refund", "v0.2.2")
+
+
 def test_a_labelled_event_of_a_user_does_not_cover(feeder: Feeder) -> None:
     applied = feeder.label("give it back", "refund", origin="user", answer={"output": "refund", "version": "v"})
     assert [s.covers for s in applied.scored] == [False]
