@@ -198,7 +198,7 @@ class GateSettings(Section):
     """When a candidate is accepted."""
 
     margin: float = Field(default=0.02, ge=0)
-    """Accepted if the lower bound of (candidate - champion) exceeds minus this; a new encoder must also not do worse."""
+    """Accepted if the lower bound of (candidate - champion) exceeds minus this; a new encoder must not do worse."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided confidence of that bound."""
     class_floor: float = Field(default=0.2, ge=0, le=1)

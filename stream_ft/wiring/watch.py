@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -45,6 +45,9 @@ class Watch:
         self._store = store
         self._registry = registry
         self._recent: deque[tuple[npt.NDArray[np.float16], Example]] = deque(maxlen=MOST_RECENT)
+        self._version = ""
+        self._of_head: Counter[str] = Counter()
+        """By source, events that the newest head has answered."""
         self.pairs: dict[str, deque[tuple[bool, bool]]] = {}
         """By source: was the live head right, and would the checkpoint's have been."""
         self.evidence: dict[str, deque[Evidence]] = {}
@@ -81,7 +84,12 @@ class Watch:
 
     def heard(self, embedding: npt.NDArray[np.float16], lesson: Example) -> None:
         """An event that a live head answered, with its label."""
-        self._recent.append((embedding, lesson))
+        if lesson.predicted_version != self._version:
+            self._version = lesson.predicted_version
+            self._of_head.clear()
+        self._of_head[lesson.source] += 1
+        if self._of_head[lesson.source] <= guard.PER_HEAD:
+            self._recent.append((embedding, lesson))
 
     def judged(self, now: float) -> guard.Verdict:
         """What the guard says of the live heads, by all that was heard."""

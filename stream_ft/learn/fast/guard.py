@@ -23,6 +23,9 @@ WINDOW = 500
 """Events of a source that count, the latest."""
 SOURCES = 64
 """Sources that are told apart; of those heard longest ago, what they said is forgotten."""
+PER_HEAD = 15
+"""Events of a source that count for one head. A thousand may come before there is another, and if they say that
+something has changed, the next one has learned it: worse is a tier whose heads go on being wrong."""
 SPEAKING = 10
 """Events against the tier since a checkpoint, before they say whether that has the fault, too."""
 AS_GOOD = 2
