@@ -71,8 +71,10 @@ class Catalog:
             seen = self._topics.get(name)
         if seen is None or self._monotonic() - seen.seen_at > (FRESH_S if seen.id else ABSENT_S):
             self.look([name])
+        with self._lock:  # both at once: another thread may have made it in this moment
             seen = self._topics[name]
-        if not seen.id and name in self._ids:
+            gone = not seen.id and name in self._ids
+        if gone:
             raise deleted(name)
         return seen
 

@@ -68,3 +68,18 @@ def test_a_topic_that_is_gone_when_it_is_asked_for_again_was_deleted() -> None:
 
 def test_a_topic_that_never_was_there_is_merely_absent() -> None:
     assert catalog(Admin(ABSENT), Clock()).seen(NAME).id == ""
+
+
+def test_a_topic_that_another_thread_makes_while_its_absence_is_remembered_was_not_deleted() -> None:
+    admin, clock = Admin(ABSENT, PRESENT), Clock()
+    seen = catalog(admin, clock)
+    assert not seen.seen(NAME).id
+    tick = clock.__call__
+
+    def meanwhile() -> float:
+        seen._monotonic = tick
+        seen.look([NAME])
+        return tick()
+
+    seen._monotonic = meanwhile
+    assert seen.seen(NAME).id == "an-id"
