@@ -333,6 +333,8 @@ class Learner:
         seems to gain by chance; while rounds gain, it is enough that one seems to.
         """
         now, wanted = self.memory.adapts_in_vain, self._policy.adapt_gain
+        if not verdict.accepted and (verdict.difference or 0.0) > 0:
+            return max(now, 0)  # too few examples to tell: not shown to be in vain
         if not verdict.accepted or verdict.difference is None or verdict.difference < wanted:
             return now + 1
         met = [b - a for a, b in zip(result.met_live, result.met_candidate, strict=True)]

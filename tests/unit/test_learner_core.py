@@ -553,6 +553,20 @@ def test_what_came_meanwhile_makes_a_gain_sure(met: float, in_vain: int) -> None
     assert core.memory.adapts_in_vain == in_vain
 
 
+@pytest.mark.parametrize(("before", "in_vain"), [(0, 0), (2, 2), (-1, 0)])
+def test_a_round_on_too_few_examples_to_tell_is_not_in_vain(before: int, in_vain: int) -> None:
+    core = learner()
+    core.memory.adapts_in_vain = before
+    core.step([controlled(), learned(2_000)], 0.0)
+    judged = ended(0.5, 0.5, n=300, kind="lora")
+    assert judged.result is not None
+    undecided = [0.0] * 60 + [1.0] * 55 + [1.0] * 185, [1.0] * 60 + [0.0] * 55 + [1.0] * 185
+    result = msgspec.structs.replace(judged.result, scores_champion=undecided[0], scores_candidate=undecided[1])
+    (refused,) = core.step([replace(judged, result=result)], 1.0)
+    assert isinstance(refused, Refuse)
+    assert core.memory.adapts_in_vain == in_vain
+
+
 def test_a_round_of_the_head_or_one_that_died_says_nothing_of_the_encoder() -> None:
     core = learner()
     core.step([controlled(), learned(900)], 0.0)
